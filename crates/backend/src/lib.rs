@@ -1,0 +1,168 @@
+//! The seam between the engine, which schedules, and the models, which compute.
+//!
+//! Data only, and one trait. The engine never learns an architecture, a model never learns
+//! about requests: they meet in a [`Step`], a flat description of one ragged forward pass in
+//! which prefill chunks and single-token decodes stand side by side without padding.
+
+use std::ops::Range;
+
+use candle_core::{DType, Device, Result, Tensor};
+
+/// Tokens in one page of the KV cache.
+///
+/// 32 because candle-flash-attn's paged kernel takes pages in multiples of it.
+pub const BLOCK_TOKENS: usize = 32;
+
+/// What the engine must know of a model to plan memory and to bound requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelSpec {
+    /// Decoder layers that keep keys and values.
+    pub layers: usize,
+    /// Key/value heads per layer.
+    pub kv_heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+    /// Width of one token's hidden state, which is also that of an image feature.
+    pub hidden_size: usize,
+    /// Length of a row of logits.
+    pub vocab_size: usize,
+    /// Most positions that one sequence may take, prompt and answer together.
+    pub max_positions: usize,
+}
+
+impl ModelSpec {
+    /// Bytes that one block of the KV cache takes over all layers.
+    #[must_use]
+    pub fn block_bytes(&self, dtype: DType) -> usize {
+        2 * self.layers * BLOCK_TOKENS * self.kv_heads * self.head_dim * dtype.size_in_bytes()
+    }
+}
+
+/// A picture as the model's encoder takes it.
+#[derive(Debug, Clone)]
+pub struct ImageInput {
+    /// `[n, channels, height, width]`, f32, on the CPU. What the `n` are is the architecture's
+    /// business: crops, tiles, a single view.
+    pub pixels: Tensor,
+    /// `(height, width)` in pixels of the picture that the `n` parts were cut from.
+    pub size: (usize, usize),
+    /// Feature rows that the encoder gives for it.
+    pub features: usize,
+}
+
+/// Where a picture's features take the place of token embeddings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageSpan {
+    /// Index into [`Prepared::images`].
+    pub image: usize,
+    /// Token positions of the prompt, exactly as many as the picture has features.
+    pub tokens: Range<usize>,
+}
+
+/// A prompt that is ready for the engine.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// Token ids. Those within an image's span are fillers that are never looked at.
+    pub tokens: Vec<u32>,
+    /// The pictures of the prompt, each once.
+    pub images: Vec<ImageInput>,
+    /// In ascending order, without overlap. A picture may be shown more than once.
+    pub spans: Vec<ImageSpan>,
+}
+
+/// Image features that take the place of embeddings in one step.
+#[derive(Debug, Clone)]
+pub struct Splice {
+    /// First row of the step's tokens to be replaced.
+    pub row: usize,
+    /// `[rows, hidden]`, on the model's device.
+    pub features: Tensor,
+}
+
+/// One forward pass over `B` sequences with `T` new tokens in all.
+///
+/// Plain host data, so that a scheduler's decision can be compared and printed.
+#[derive(Debug, Clone, Default)]
+pub struct Step {
+    /// `[T]` token ids, sequence after sequence.
+    pub tokens: Vec<u32>,
+    /// `[T]` position of each token in its sequence, from 0.
+    pub positions: Vec<u32>,
+    /// `[T]` where each token's key and value go: `block * BLOCK_TOKENS + offset`.
+    pub kv_slots: Vec<u32>,
+    /// `[B + 1]` prefix sums of the sequences' new tokens: sequence `i` owns the rows
+    /// `cu_q[i]..cu_q[i + 1]`.
+    pub cu_q: Vec<u32>,
+    /// `[B]` length of each sequence after this step: cached and new tokens.
+    pub kv_len: Vec<u32>,
+    /// `[B]` the most that each sequence may ever grow to. Fixed at admission, so that what a
+    /// model derives from it (long or short rope factors) never changes under cached keys.
+    pub max_len: Vec<u32>,
+    /// `[B, max_blocks]`, row-major: the cache blocks of each sequence in order. Rows shorter
+    /// than `max_blocks` are filled up with 0.
+    pub block_table: Vec<u32>,
+    /// Columns of `block_table`.
+    pub max_blocks: usize,
+    /// Image features among the rows, in ascending order of row, without overlap.
+    pub splices: Vec<Splice>,
+    /// Rows whose logits are wanted, ascending.
+    pub logit_rows: Vec<u32>,
+}
+
+/// Keys and values of one layer, each `[blocks, BLOCK_TOKENS, kv_heads, head_dim]`.
+#[derive(Debug)]
+pub struct LayerCache {
+    /// Keys, after rotary embedding.
+    pub k: Tensor,
+    /// Values.
+    pub v: Tensor,
+}
+
+/// The paged KV cache. Which block belongs to whom is the engine's knowledge alone.
+#[derive(Debug)]
+pub struct KvCache {
+    /// One entry per layer that keeps keys and values.
+    pub layers: Vec<LayerCache>,
+}
+
+impl KvCache {
+    /// Allocates `blocks` blocks of zeros for every layer.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    pub fn new(spec: &ModelSpec, blocks: usize, dtype: DType, device: &Device) -> Result<Self> {
+        let shape = (blocks, BLOCK_TOKENS, spec.kv_heads, spec.head_dim);
+        let layer = |_| {
+            Ok(LayerCache {
+                k: Tensor::zeros(shape, dtype, device)?,
+                v: Tensor::zeros(shape, dtype, device)?,
+            })
+        };
+        Ok(Self {
+            layers: (0..spec.layers).map(layer).collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// An architecture with its weights on a device. Owned by the engine's worker thread.
+pub trait Model: Send {
+    /// Sizes, fixed for the model's life.
+    fn spec(&self) -> &ModelSpec;
+
+    /// Where the weights are and where steps run.
+    fn device(&self) -> &Device;
+
+    /// Features of each picture, `[features, hidden]`, on the model's device.
+    ///
+    /// # Errors
+    /// When the device fails. The pictures come from the same architecture's processor, so
+    /// their shapes are right.
+    fn encode(&self, images: &[&ImageInput]) -> Result<Vec<Tensor>>;
+
+    /// Runs one step: writes the keys and values of all `T` tokens into `cache` and gives the
+    /// logits of `step.logit_rows`, `[rows, vocab]`, f32.
+    ///
+    /// # Errors
+    /// When the device fails. The cache's blocks named in `step` are then undefined.
+    fn forward(&self, step: &Step, cache: &KvCache) -> Result<Tensor>;
+}

@@ -1,0 +1,2 @@
+//! The vlmd command.
+fn main() {}

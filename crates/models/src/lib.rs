@@ -1,0 +1,5 @@
+//! The architectures, and the registry that picks one for a checkpoint.
+
+mod processor;
+
+pub use processor::{Chat, Message, Part, PrepareError, Processor};
