@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""Makes goldens with the reference implementations. See README.md."""
+
+import argparse
+import os
+import warnings
+
+# One thread, so that sums are always taken in the same order; before any library is loaded.
+os.environ.update(
+    OMP_NUM_THREADS="1",
+    MKL_NUM_THREADS="1",
+    TOKENIZERS_PARALLELISM="false",
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_VERBOSITY="error",
+)
+
+
+def deterministic():
+    """Puts torch on one thread and its deterministic kernels."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(0)
+
+
+def phi3_v(arguments):
+    """Checkpoint and goldens of Phi-3-vision or Phi-3.5-vision."""
+    from goldens import make
+    from phi3_v import Phi3V
+
+    architecture = Phi3V(arguments.variant, arguments.num_crops)
+    make(architecture, arguments.out, arguments.seed, arguments.full)
+
+
+def resample(arguments):
+    """Goldens of Pillow's and torch's resamplers."""
+    from resample import make
+
+    make(arguments.out)
+
+
+def decode(arguments):
+    """Picture files of every kind, with the pixels they hold."""
+    from decode import make
+
+    make(arguments.out)
+
+
+def broken(arguments):
+    """Hostile and damaged files, with the errors they deserve."""
+    from broken import make
+
+    make(arguments.out)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument("out", help="folder to write; an existing one is replaced")
+    model.add_argument("--seed", type=int, default=1)
+    model.add_argument("--full", action="store_true", help="store every pixel value")
+
+    phi = kinds.add_parser("phi3_v", parents=[model], help=phi3_v.__doc__)
+    phi.add_argument("--variant", choices=["phi3", "phi3.5"], default="phi3.5")
+    phi.add_argument("--num-crops", type=int, help="the variant's own by default: 16 or 4")
+    phi.set_defaults(make=phi3_v)
+
+    for kind in (resample, decode, broken):
+        other = kinds.add_parser(kind.__name__, help=kind.__doc__)
+        other.add_argument("out", help="folder to write into")
+        other.set_defaults(make=kind)
+
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore", message="Phi-3-V modifies")
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="PIL|pictures")
+    deterministic()
+    arguments.make(arguments)
+
+
+if __name__ == "__main__":
+    main()
