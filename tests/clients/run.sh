@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# The official OpenAI clients against the real binary.
+#
+# usage: tests/clients/run.sh VLMD_BINARY [PICTURE.png]
+#
+# Installs the clients from their registries into a folder of its own under target/, starts the
+# server with the embedded model on a free port and a file server for the picture by URL, and
+# ends both.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+binary=$1
+picture=$(realpath "${2:-models/tiny/examples/shapes.png}")
+work=target/clients
+mkdir -p "$work"
+
+[ -x "$work/venv/bin/python" ] || python3 -m venv "$work/venv"
+"$work/venv/bin/pip" install --quiet --disable-pip-version-check -r tests/clients/requirements.txt
+cp tests/clients/package.json tests/clients/openai_node.mjs "$work/"
+npm install --prefix "$work" --no-audit --no-fund --no-package-lock --loglevel=error
+
+cleanup() { kill "${server:-}" "${files:-}" 2>/dev/null || true; }
+trap cleanup EXIT
+
+python3 - "$(dirname "$picture")" >"$work/files.port" <<'PY' &
+import functools, http.server, sys
+handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=sys.argv[1])
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+PY
+files=$!
+"$binary" serve --host 127.0.0.1 --port 0 --allow-media-host 127.0.0.1 >"$work/server.out" 2>"$work/server.log" &
+server=$!
+
+wait_for() { for _ in $(seq 300); do "$@" && return; sleep 0.1; done; cat "$work/server.log"; return 1; }
+url() { sed -nE 's/.*(http:[^ ]+).*/\1/p' "$work/server.out" | head -n 1; }
+ready() { [ -n "$(url)" ] && curl --silent --fail --output "$work/ready" "$(url)/v1/health/ready"; }
+wait_for ready
+wait_for test -s "$work/files.port"
+picture_url="http://127.0.0.1:$(cat "$work/files.port")/$(basename "$picture")"
+
+"$work/venv/bin/python" tests/clients/openai_python.py "$(url)" "$picture" "$picture_url"
+(cd "$work" && node openai_node.mjs "$(url)" "$picture" "$picture_url")

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Builds libcuda.so.1, libcublas.so.13 and libcurand.so.10 that run a CUDA binary's kernels on
+# the CPU.
+#
+# usage: build.sh BINARY OUT
+#
+# BINARY was built with `--features cuda` and the toolkit that CUDA_HOME names; its build folder
+# holds the PTX whose kernel names are registered. Of candle's kernels those run that compile as
+# plain C++: all but convolution and the quantised ones.
+set -euo pipefail
+binary=$(realpath "$1")
+mkdir -p "$2"
+out=$(realpath "$2")
+here=$(realpath "$(dirname "$0")")
+: "${CUDA_HOME:?the toolkit's folder, see toolkit.sh}"
+sources=$(cargo metadata --format-version 1 --manifest-path "$here/../../Cargo.toml" --features vlmd-kernels/cuda |
+  python3 -c 'import json, os, sys
+for package in json.load(sys.stdin)["packages"]:
+    if package["name"] == "candle-kernels":
+        print(os.path.join(os.path.dirname(package["manifest_path"]), "src"))')
+ptx=$(dirname "$(find "$(dirname "$binary")/build" -name affine.ptx -size +0 -printf '%T@ %p\n' | sort -n | tail -n 1 | cut -d ' ' -f 2)")
+
+cd "$out"
+flags=(-O1 -std=c++17 -w -fPIC -D__CUDA_ARCH__=800 -include "$here/shim.h"
+  -I"$CUDA_HOME/include" -I"$CUDA_HOME/include/cccl" -I"$sources" -I.)
+objects=()
+for module in affine binary cast fill indexing reduce sort ternary unary; do
+  sed -E 's/extern __shared__ (\w+) (\w+)\[\];/SHARED_DYN(\1, \2);/' "$sources/$module.cu" >"$module.cu"
+  {
+    echo "#include \"$module.cu\""
+    grep -oE '\.entry [A-Za-z0-9_]+' "$ptx/$module.ptx" | cut -d ' ' -f 2 | sort -u |
+      sed 's/.*/static int r_& = shim::register_kernel("&", \&&);/'
+  } >"$module.cpp"
+  g++ "${flags[@]}" -c "$module.cpp" -o "$module.o"
+  objects+=("$module.o")
+done
+for part in driver blas rand; do
+  g++ "${flags[@]}" -c "$here/$part.cpp" -o "$part.o"
+done
+
+# What the binary needs and nobody wrote says so when it is called.
+nm -D --undefined-only "$binary" | awk '{print $2}' | sed 's/@.*//' | sort -u >needed
+link() {
+  local library=$1 pattern=$2 version=$3
+  shift 3
+  nm --defined-only "$@" | awk 'NF == 3 {print $3}' | sort -u >defined
+  {
+    echo '#include <stdio.h>'
+    grep -E "$pattern" needed | grep -vxFf defined |
+      sed 's/.*/int &(void) { fprintf(stderr, "fake cuda: & is not written\\n"); return 999; }/' || true
+  } >missing.c
+  gcc -fPIC -c missing.c -o missing.o
+  local script=()
+  if [ -n "$version" ]; then
+    echo "$version { *; };" >version.map
+    script=(-Wl,--version-script=version.map)
+  fi
+  g++ -shared -o "$library" -Wl,-soname,"$library" "${script[@]}" "$@" missing.o
+}
+link libcuda.so.1 '^cu[A-Z]' '' driver.o "${objects[@]}"
+link libcublas.so.13 '^cublas' libcublas.so.13 blas.o
+link libcurand.so.10 '^curand' libcurand.so.10 rand.o
+echo "$out"
