@@ -1,1 +1,36 @@
-//! Under construction.
+//! Wire types of the OpenAI-compatible API: requests, answers, stream chunks, errors.
+//!
+//! A request is read once, by [`ChatRequest::from_slice`], into typed and range-checked fields;
+//! nothing behind this crate sees raw JSON. Each spelling of an image that clients of NIM and
+//! vLLM use becomes the same [`ContentPart::ImageUrl`] here and nowhere else.
+//!
+//! The rule for fields: what is implemented is checked, what is unknown is ignored (as vLLM
+//! does), and what is known, would change the answer and is not implemented is refused by name.
+//! The last group is listed in [`UNSUPPORTED`].
+
+mod content;
+mod error;
+mod informational;
+mod markup;
+mod message;
+mod reader;
+mod request;
+mod response;
+mod unsupported;
+mod validate;
+
+pub use content::{ContentPart, ImageDetail, ImageUrl, MessageContent};
+pub use error::{
+    ErrorBody, ErrorDetail, ErrorType, RequestError, StreamErrorBody, StreamErrorDetail,
+};
+pub use informational::{Health, Model, ModelList, ModelPermission, Version};
+pub use message::{Message, Role};
+pub use request::{
+    ChatRequest, MAX_CHOICES, MAX_LOGIT_BIAS, MAX_STOP_BYTES, MAX_STOP_TOKEN_IDS, MAX_STOPS,
+    MAX_TOP_LOGPROBS, NvExt, StopSequences, StreamOptions,
+};
+pub use response::{
+    AnswerMessage, ChatChunk, ChatCompletion, Choice, ChoiceLogprobs, ChunkChoice, Delta,
+    FinishReason, Null, StopReason, TokenLogprob, TopLogprob, Usage, completion_id,
+};
+pub use unsupported::{UNSUPPORTED, Unsupported};

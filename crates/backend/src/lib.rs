@@ -105,7 +105,7 @@ pub struct Step {
     pub max_blocks: usize,
     /// Image features among the rows, in ascending order of row, without overlap.
     pub splices: Vec<Splice>,
-    /// Rows whose logits are wanted, ascending.
+    /// Rows whose logits are wanted, ascending. None in a step that completes no prompt.
     pub logit_rows: Vec<u32>,
 }
 

@@ -13,7 +13,8 @@ pub struct Sampling {
     pub top_k: Option<u32>,
     /// Drops tokens below this share of the most probable one's probability. In [0, 1].
     pub min_p: f32,
-    /// Same seed, same request: same answer, whatever runs beside it. `None` draws one.
+    /// Same seed, same request: same answer, whatever runs beside it. `None` takes one from the
+    /// operating system.
     pub seed: Option<u64>,
     /// Divides the logits of tokens seen in prompt or answer (multiplies where negative);
     /// 1 is off (Keskar et al. 2019, as in transformers' `RepetitionPenaltyLogitsProcessor`).
@@ -48,7 +49,7 @@ impl Default for Sampling {
 /// When an answer ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Most tokens of the answer, at least 1.
+    /// Most tokens of the answer, at least 1. The context may end it earlier.
     pub max_tokens: usize,
     /// Stop tokens are suppressed until the answer has this many.
     pub min_tokens: usize,
@@ -72,7 +73,7 @@ pub struct GenerateRequest {
 pub struct Logprobs {
     /// Of the token that was chosen.
     pub chosen: f32,
-    /// The most probable tokens, best first, as many as were asked for.
+    /// The most probable tokens, best first, as many as were asked for and are possible at all.
     pub top: Vec<(u32, f32)>,
 }
 
@@ -81,7 +82,7 @@ pub struct Logprobs {
 pub enum FinishReason {
     /// By this stop token.
     Stop(u32),
-    /// By `max_tokens`.
+    /// By `max_tokens`, or at the end of the context.
     Length,
 }
 
@@ -134,6 +135,9 @@ pub enum SubmitError {
         /// Most tokens of a sequence.
         limit: usize,
     },
+    /// The prompt contradicts itself or the model: a fault of its processor, not of the client.
+    #[error("the prepared prompt cannot be computed: {0}")]
+    InvalidPrompt(String),
     /// The worker is gone or going.
     #[error("the engine is not running")]
     NotRunning,

@@ -1,1 +1,45 @@
-//! Under construction.
+//! The computing part of every model: attention over a paged cache, linear layers, norms,
+//! activations, rotary embedding and the loading of weights. Tensors in, tensors out.
+//!
+//! Each function looks at where its tensors are:
+//!
+//! * On the **CPU** it runs this crate's own kernels (`cpu`). Activations are f32, sums are f32,
+//!   weights and the cache keep their 16-bit form and are widened in registers. AVX-512, AVX2
+//!   or plain code is chosen once, when the first kernel runs.
+//! * On **any other device** it takes a route of candle's own operations (`portable`), in the
+//!   dtype of the weights. The tests hold both routes against each other on the same tensors.
+//!
+//! # Threads
+//!
+//! The CPU kernels split their work on rayon's global pool, the one that candle uses too, so
+//! `RAYON_NUM_THREADS` bounds them both. How the work is split never shows in a result.
+//!
+//! # The same row, whatever else is in the batch
+//!
+//! A server answers many requests in one step, and what it answers to one must not depend on
+//! the others. On the CPU it does not, to the last bit: a row of [`Linear::forward`] is the
+//! same sum in the same order for any number of rows, norms and activations work row by row,
+//! and a row of [`paged_attention`] depends on nothing but its own sequence and on whether that
+//! sequence brings one new row or several.
+
+mod activation;
+mod attention;
+mod cpu;
+mod linear;
+mod norm;
+mod paged_attention;
+mod portable;
+mod ragged;
+mod rope;
+pub mod weights;
+
+#[cfg(test)]
+mod parity;
+
+pub use activation::{gelu, quick_gelu, softmax, swiglu};
+pub use attention::attention;
+pub use linear::Linear;
+pub use norm::{layer_norm, rms_norm};
+pub use paged_attention::{paged_attention, write_kv};
+pub use ragged::{PAGE_TOKENS, Ragged, RaggedLayout};
+pub use rope::rope;

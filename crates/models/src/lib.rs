@@ -1,5 +1,23 @@
 //! The architectures, and the registry that picks one for a checkpoint.
+//!
+//! A checkpoint is a directory in the Hugging Face layout, or the one that is compiled in.
+//! [`load`] reads its `config.json`, finds the architecture in [`registry`], and gives back the
+//! two halves that serve it: a [`Processor`], which turns conversations and pictures into prompts
+//! on any thread, and a [`Model`](vlmd_backend::Model), which the engine's worker owns.
+//!
+//! Each architecture has a folder with its registry entry; what several need is in `common`.
+//! [`catalog`] knows the models by the names that clients use for them.
 
+pub mod catalog;
+mod common;
+mod error;
+mod files;
+mod load;
+pub mod phi3_v;
 mod processor;
+pub mod registry;
 
+pub use error::LoadError;
+pub use files::{MAX_TEXT_FILE_BYTES, ModelFiles, WEIGHTS_FILE, WEIGHTS_INDEX_FILE, shard_names};
+pub use load::{LoadOptions, LoadedModel, OnProgress, load};
 pub use processor::{Chat, Message, Part, PrepareError, Processor};

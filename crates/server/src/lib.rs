@@ -1,1 +1,42 @@
-//! Under construction.
+//! The HTTP server: routes, auth, limits, server-sent events, metrics, drain.
+//!
+//! [`serve`] answers as soon as the listener is open: alive at once, ready once the
+//! [`ModelSlot`] is filled, and not ready again when the engine's worker is gone or a shutdown
+//! has begun.
+//!
+//! # The way of a chat request
+//!
+//! 1. `auth` and `body` let it in: key, content type, size.
+//! 2. [`vlmd_api::ChatRequest`] reads and checks it.
+//! 3. `prompt` loads its pictures through the media gate and has the model's processor make a
+//!    prompt of it, on the blocking threads.
+//! 4. `generation` puts it into the engine's line, once per wanted answer.
+//! 5. `answer` turns events into text; `sse` or `routes::chat` sends it.
+//!
+//! Everything that a request holds hangs on the future or the stream that hyper polls for it.
+//! When the client goes away hyper drops that, the engine's streams go with it, and the engine
+//! frees their blocks: there is no other way of cancelling and no list of requests to clean up.
+//!
+//! Every error becomes an answer in one place, `error`.
+
+mod answer;
+mod auth;
+mod body;
+mod config;
+mod error;
+mod generation;
+mod html;
+mod metrics;
+mod observe;
+mod openapi;
+mod prompt;
+mod routes;
+mod serve;
+mod sse;
+mod state;
+
+pub use auth::ApiKeys;
+pub use config::ServerConfig;
+pub use openapi::openapi;
+pub use serve::{ServeError, serve};
+pub use state::{ModelSlot, ServedModel, SlotFilled};

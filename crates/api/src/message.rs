@@ -1,0 +1,122 @@
+//! One message of a conversation.
+
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::reader::{Fields, out_of_range};
+use crate::unsupported::{self, MESSAGE_FIELDS};
+use crate::{MessageContent, RequestError};
+
+/// Who speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Who runs the conversation. `developer` is read as this.
+    System,
+    /// Who asks.
+    User,
+    /// The model.
+    Assistant,
+    /// What a tool answered. `function` is read as this.
+    Tool,
+}
+
+impl Role {
+    /// The name under which chat templates know it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+            Self::Tool => "tool",
+        }
+    }
+
+    fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "system" | "developer" => Some(Self::System),
+            "user" => Some(Self::User),
+            "assistant" => Some(Self::Assistant),
+            "tool" | "function" => Some(Self::Tool),
+            _ => None,
+        }
+    }
+}
+
+/// One message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// What they say and show. May be null for `assistant`.
+    pub content: MessageContent,
+}
+
+impl Message {
+    pub(crate) fn read(value: Value, path: &str) -> Result<Self, RequestError> {
+        let mut fields = Fields::new(value, path.to_owned())?;
+        let name = fields
+            .string("role")?
+            .ok_or_else(|| fields.missing("role"))?;
+        let role = Role::from_name(&name).ok_or_else(|| {
+            out_of_range(
+                fields.at("role"),
+                "one of `system`, `developer`, `user`, `assistant`, `tool` or `function`",
+                &Value::from(name),
+            )
+        })?;
+        let content = MessageContent::read(fields.take("content"), role, path)?;
+        unsupported::check(&fields, MESSAGE_FIELDS)?;
+        Ok(Self { role, content })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(value: Value) -> Result<Message, RequestError> {
+        Message::read(value, "messages[0]")
+    }
+
+    #[test]
+    fn every_role_is_read() {
+        for (name, role) in [
+            ("system", Role::System),
+            ("developer", Role::System),
+            ("user", Role::User),
+            ("assistant", Role::Assistant),
+            ("tool", Role::Tool),
+            ("function", Role::Tool),
+        ] {
+            let message = read(json!({"role": name, "content": "x", "name": "n"})).unwrap();
+            assert_eq!(message.role, role);
+        }
+    }
+
+    #[test]
+    fn unknown_roles_are_named_with_their_value() {
+        let error = read(json!({"role": "wizard", "content": "x"})).unwrap_err();
+        assert_eq!(error.param(), Some("messages[0].role"));
+        assert!(error.to_string().ends_with("got \"wizard\""), "{error}");
+    }
+
+    #[test]
+    fn only_assistants_may_be_silent() {
+        assert!(read(json!({"role": "assistant", "content": null, "tool_calls": []})).is_ok());
+        let error = read(json!({"role": "user"})).unwrap_err();
+        assert_eq!(error.to_string(), "`messages[0].content` is required");
+    }
+
+    #[test]
+    fn tool_calls_in_the_history_are_refused() {
+        let error = read(json!({"role": "assistant", "content": null,
+            "tool_calls": [{"id": "1", "type": "function"}]}))
+        .unwrap_err();
+        assert_eq!(error.param(), Some("messages[0].tool_calls"));
+    }
+}

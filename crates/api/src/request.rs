@@ -1,0 +1,407 @@
+//! The body of `POST /v1/chat/completions`.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::reader::{Bounds, Fields, integer, number, out_of_range, wrong_type};
+use crate::unsupported::{self, NVEXT_FIELDS, UNSUPPORTED};
+use crate::{Message, RequestError, validate};
+
+/// Most answers to one request. NIM documents 128; each takes a place in the batch.
+pub const MAX_CHOICES: u32 = 16;
+/// Most stop strings. OpenAI allows 4, vLLM sets no bound.
+pub const MAX_STOPS: usize = 16;
+/// Longest stop string in bytes. That much of an answer may be held back.
+pub const MAX_STOP_BYTES: usize = 1024;
+/// Most extra stop tokens.
+pub const MAX_STOP_TOKEN_IDS: usize = 128;
+/// Most entries of `logit_bias`.
+pub const MAX_LOGIT_BIAS: usize = 1024;
+/// Most alternatives per token in `top_logprobs`, as at OpenAI.
+pub const MAX_TOP_LOGPROBS: u32 = 20;
+
+/// Largest count of tokens that is read at all; the context length is the real bound.
+const MAX_COUNT: i64 = u32::MAX as i64;
+
+/// A conversation to be continued, and how.
+///
+/// Unknown fields are ignored. Fields of OpenAI, NIM and vLLM that would change the answer and
+/// are not implemented are accepted with a neutral value and refused otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
+pub struct ChatRequest {
+    /// Name of a served model, as `GET /v1/models` lists it.
+    pub model: String,
+    /// The conversation, oldest first; at least one message.
+    #[schema(min_items = 1)]
+    pub messages: Vec<Message>,
+    /// Most tokens of an answer. Default: what the context has left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    pub max_tokens: Option<u32>,
+    /// Newer name of `max_tokens`; wins if both are given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    pub max_completion_tokens: Option<u32>,
+    /// Tokens before which nothing but `max_tokens` ends an answer. Default 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_tokens: Option<u32>,
+    /// 0 always takes the most probable token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 2)]
+    pub temperature: Option<f32>,
+    /// Draws from the smallest set of tokens whose probabilities reach this sum.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(exclusive_minimum = 0, maximum = 1)]
+    pub top_p: Option<f32>,
+    /// Draws from this many of the most probable tokens; -1 and 0 mean all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = -1)]
+    pub top_k: Option<i64>,
+    /// Drops tokens less probable than this share of the most probable one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 1)]
+    pub min_p: Option<f32>,
+    /// Answers to give. Default 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 16)]
+    pub n: Option<u32>,
+    /// Texts that end an answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop: Option<StopSequences>,
+    /// Tokens that end an answer, beside the model's own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub stop_token_ids: Vec<u32>,
+    /// Whether the text that ended an answer is part of it. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub include_stop_str_in_output: Option<bool>,
+    /// Goes on after the model's own end-of-answer tokens. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ignore_eos: Option<bool>,
+    /// Leaves the model's control tokens out of the text. Default true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skip_special_tokens: Option<bool>,
+    /// The same seed and request give the same answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<i64>,
+    /// Lowers tokens by how often the answer has them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = -2, maximum = 2)]
+    pub frequency_penalty: Option<f32>,
+    /// Lowers tokens that the answer has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = -2, maximum = 2)]
+    pub presence_penalty: Option<f32>,
+    /// Lowers tokens that prompt or answer have; 1 is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(exclusive_minimum = 0, maximum = 2)]
+    pub repetition_penalty: Option<f32>,
+    /// Token id to a value from -100 to 100 that is added to its logit.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(required = false)]
+    pub logit_bias: BTreeMap<u32, f32>,
+    /// Reports the log probability of each token. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<bool>,
+    /// Most probable alternatives to report per token. Default 1 where `logprobs` is true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 20)]
+    pub top_logprobs: Option<u32>,
+    /// Sends the answer as server-sent events while it is written. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream: Option<bool>,
+    /// What a stream carries beside text. Only with `stream`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream_options: Option<StreamOptions>,
+    /// Variables for the model's chat template, such as `enable_thinking`.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    #[schema(required = false, value_type = Object)]
+    pub chat_template_kwargs: Map<String, Value>,
+    /// Who asks, for the client's own records.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// NIM's extensions; a field at the top level wins over the same one in here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nvext: Option<NvExt>,
+}
+
+/// One stop string, or several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum StopSequences {
+    /// One.
+    One(String),
+    /// At most 16.
+    Many(Vec<String>),
+}
+
+/// What a stream carries beside text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+pub struct StreamOptions {
+    /// Ends with a chunk without choices that carries the usage. Default true.
+    #[schema(required = false)]
+    pub include_usage: bool,
+    /// With `include_usage`: every chunk carries the usage so far. Default false.
+    #[schema(required = false)]
+    pub continuous_usage_stats: bool,
+}
+
+/// NIM 1.x's extensions, each of which is also a field at the top level.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
+pub struct NvExt {
+    /// See the field of the same name at the top level.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ignore_eos: Option<bool>,
+    /// See the field of the same name at the top level.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(exclusive_minimum = 0, maximum = 2)]
+    pub repetition_penalty: Option<f32>,
+    /// See the field of the same name at the top level.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = -1)]
+    pub top_k: Option<i64>,
+}
+
+impl ChatRequest {
+    /// Reads and checks a request body.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it; see [`RequestError`].
+    pub fn from_slice(body: &[u8]) -> Result<Self, RequestError> {
+        let value = serde_json::from_slice(body)
+            .map_err(|error| RequestError::Syntax(error.to_string()))?;
+        Self::from_value(value)
+    }
+
+    /// Reads and checks a request body that is parsed already.
+    ///
+    /// # Errors
+    /// See [`Self::from_slice`].
+    pub fn from_value(value: Value) -> Result<Self, RequestError> {
+        let mut fields = Fields::new(value, String::new())?;
+        let request = Self {
+            model: fields
+                .string("model")?
+                .ok_or_else(|| fields.missing("model"))?,
+            messages: read_messages(&mut fields)?,
+            max_tokens: fields.integer("max_tokens", 1..=MAX_COUNT)?,
+            max_completion_tokens: fields.integer("max_completion_tokens", 1..=MAX_COUNT)?,
+            min_tokens: fields.integer("min_tokens", 0..=MAX_COUNT)?,
+            temperature: fields.number("temperature", Bounds::Closed(0.0, 2.0))?,
+            top_p: fields.number("top_p", Bounds::Above(0.0, 1.0))?,
+            top_k: fields.integer("top_k", -1..=MAX_COUNT)?,
+            min_p: fields.number("min_p", Bounds::Closed(0.0, 1.0))?,
+            n: fields.integer("n", 1..=i64::from(MAX_CHOICES))?,
+            stop: read_stop(&mut fields)?,
+            stop_token_ids: read_stop_token_ids(&mut fields)?,
+            include_stop_str_in_output: fields.boolean("include_stop_str_in_output")?,
+            ignore_eos: fields.boolean("ignore_eos")?,
+            skip_special_tokens: fields.boolean("skip_special_tokens")?,
+            seed: fields.integer("seed", i64::MIN..=i64::MAX)?,
+            frequency_penalty: fields.number("frequency_penalty", Bounds::Closed(-2.0, 2.0))?,
+            presence_penalty: fields.number("presence_penalty", Bounds::Closed(-2.0, 2.0))?,
+            repetition_penalty: fields.number("repetition_penalty", Bounds::Above(0.0, 2.0))?,
+            logit_bias: read_logit_bias(&mut fields)?,
+            logprobs: fields.boolean("logprobs")?,
+            top_logprobs: fields.integer("top_logprobs", 0..=i64::from(MAX_TOP_LOGPROBS))?,
+            stream: fields.boolean("stream")?,
+            stream_options: StreamOptions::read(&mut fields)?,
+            chat_template_kwargs: validate::template_kwargs(&mut fields)?,
+            user: fields.string("user")?,
+            nvext: NvExt::read(&mut fields)?,
+        };
+        validate::inert_fields(&mut fields)?;
+        // Tools that must not be called leave the answer as it is without them.
+        if fields
+            .peek("tool_choice")
+            .is_some_and(|choice| choice == "none")
+        {
+            fields.take("tools");
+        }
+        unsupported::check(&fields, UNSUPPORTED)?;
+        validate::relations(&request)?;
+        Ok(request)
+    }
+
+    /// Most tokens of an answer, under either of its names.
+    #[must_use]
+    pub fn max_new_tokens(&self) -> Option<u32> {
+        self.max_completion_tokens.or(self.max_tokens)
+    }
+
+    /// Name under which [`Self::max_new_tokens`] was given, for error messages.
+    #[must_use]
+    pub fn max_new_tokens_field(&self) -> &'static str {
+        match self.max_completion_tokens {
+            Some(_) => "max_completion_tokens",
+            None => "max_tokens",
+        }
+    }
+
+    /// `top_k` of the top level or of `nvext`; `Some(None)` keeps all tokens.
+    #[must_use]
+    pub fn top_k(&self) -> Option<Option<u32>> {
+        let given = self
+            .top_k
+            .or(self.nvext.as_ref().and_then(|ext| ext.top_k))?;
+        Some(u32::try_from(given).ok().filter(|k| *k > 0))
+    }
+
+    /// `repetition_penalty` of the top level or of `nvext`.
+    #[must_use]
+    pub fn repetition_penalty(&self) -> Option<f32> {
+        self.repetition_penalty
+            .or(self.nvext.as_ref().and_then(|ext| ext.repetition_penalty))
+    }
+
+    /// `ignore_eos` of the top level or of `nvext`.
+    #[must_use]
+    pub fn ignore_eos(&self) -> bool {
+        self.ignore_eos
+            .or(self.nvext.as_ref().and_then(|ext| ext.ignore_eos))
+            .unwrap_or(false)
+    }
+
+    /// Alternatives to report per token, if log probabilities are wanted at all.
+    #[must_use]
+    pub fn wanted_logprobs(&self) -> Option<u32> {
+        self.logprobs
+            .unwrap_or(false)
+            .then(|| self.top_logprobs.unwrap_or(1))
+    }
+
+    /// The stop strings.
+    #[must_use]
+    pub fn stops(&self) -> &[String] {
+        match &self.stop {
+            None => &[],
+            Some(StopSequences::One(stop)) => std::slice::from_ref(stop),
+            Some(StopSequences::Many(stops)) => stops,
+        }
+    }
+}
+
+impl StreamOptions {
+    fn read(fields: &mut Fields) -> Result<Option<Self>, RequestError> {
+        let Some(value) = fields.take("stream_options") else {
+            return Ok(None);
+        };
+        let mut fields = Fields::new(value, fields.at("stream_options"))?;
+        Ok(Some(Self {
+            include_usage: fields.boolean("include_usage")?.unwrap_or(true),
+            continuous_usage_stats: fields.boolean("continuous_usage_stats")?.unwrap_or(false),
+        }))
+    }
+}
+
+impl NvExt {
+    fn read(fields: &mut Fields) -> Result<Option<Self>, RequestError> {
+        let Some(value) = fields.take("nvext") else {
+            return Ok(None);
+        };
+        let mut fields = Fields::new(value, fields.at("nvext"))?;
+        let ext = Self {
+            ignore_eos: fields.boolean("ignore_eos")?,
+            repetition_penalty: fields.number("repetition_penalty", Bounds::Above(0.0, 2.0))?,
+            top_k: fields.integer("top_k", -1..=MAX_COUNT)?,
+        };
+        unsupported::check(&fields, NVEXT_FIELDS)?;
+        Ok(Some(ext))
+    }
+}
+
+fn read_messages(fields: &mut Fields) -> Result<Vec<Message>, RequestError> {
+    let messages = fields
+        .array("messages")?
+        .ok_or_else(|| fields.missing("messages"))?;
+    if messages.is_empty() {
+        return Err(RequestError::Value {
+            field: fields.at("messages"),
+            bound: "an array of at least one message".into(),
+            value: "an empty array".into(),
+        });
+    }
+    messages
+        .into_iter()
+        .enumerate()
+        .map(|(index, message)| Message::read(message, &format!("messages[{index}]")))
+        .collect()
+}
+
+fn read_stop(fields: &mut Fields) -> Result<Option<StopSequences>, RequestError> {
+    match fields.take("stop") {
+        None => Ok(None),
+        Some(Value::Array(stops)) => {
+            at_most("stop", "strings", MAX_STOPS, stops.len())?;
+            stops
+                .into_iter()
+                .enumerate()
+                .map(|(index, stop)| stop_string(stop, format!("stop[{index}]")))
+                .collect::<Result<_, _>>()
+                .map(|stops| Some(StopSequences::Many(stops)))
+        }
+        Some(stop @ Value::String(_)) => {
+            stop_string(stop, "stop".to_owned()).map(|stop| Some(StopSequences::One(stop)))
+        }
+        Some(other) => Err(wrong_type(
+            "stop".to_owned(),
+            "a string or an array of strings",
+            &other,
+        )),
+    }
+}
+
+fn stop_string(value: Value, field: String) -> Result<String, RequestError> {
+    match value {
+        Value::String(stop) if (1..=MAX_STOP_BYTES).contains(&stop.len()) => Ok(stop),
+        Value::String(stop) => Err(RequestError::Value {
+            field,
+            bound: format!("a string of 1 to {MAX_STOP_BYTES} bytes"),
+            value: format!("{} bytes", stop.len()),
+        }),
+        other => Err(wrong_type(field, "a string", &other)),
+    }
+}
+
+fn read_stop_token_ids(fields: &mut Fields) -> Result<Vec<u32>, RequestError> {
+    let ids = fields.array("stop_token_ids")?.unwrap_or_default();
+    at_most("stop_token_ids", "tokens", MAX_STOP_TOKEN_IDS, ids.len())?;
+    ids.iter()
+        .enumerate()
+        .map(|(index, id)| integer(&format!("stop_token_ids[{index}]"), id, 0..=MAX_COUNT))
+        .collect()
+}
+
+fn read_logit_bias(fields: &mut Fields) -> Result<BTreeMap<u32, f32>, RequestError> {
+    let entries = fields.object("logit_bias")?.unwrap_or_default();
+    at_most("logit_bias", "tokens", MAX_LOGIT_BIAS, entries.len())?;
+    entries
+        .into_iter()
+        .map(|(key, value)| {
+            let token = key.trim().parse().map_err(|_| {
+                out_of_range(
+                    "logit_bias",
+                    "an object whose keys are token ids",
+                    &Value::from(key.as_str()),
+                )
+            })?;
+            let field = format!("logit_bias.{token}");
+            let bias = number(&field, &value, Bounds::Closed(-100.0, 100.0))?;
+            Ok((token, bias))
+        })
+        .collect()
+}
+
+fn at_most(field: &str, what: &str, most: usize, given: usize) -> Result<(), RequestError> {
+    if given <= most {
+        return Ok(());
+    }
+    Err(RequestError::Value {
+        field: field.to_owned(),
+        bound: format!("at most {most} {what}"),
+        value: given.to_string(),
+    })
+}

@@ -1,0 +1,358 @@
+//! Answers, whole and in chunks.
+//!
+//! Field for field what NIM and vLLM send, nulls included: software written against them
+//! compares `usage` as a whole and reads `stop_reason` and `reasoning_content`.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// Smallest log probability that is sent; JSON has no minus infinity. vLLM's value.
+const MIN_LOGPROB: f32 = -9999.0;
+
+/// A fresh id for an answer, `chatcmpl-` and 32 hexadecimal digits.
+#[must_use]
+pub fn completion_id() -> String {
+    format!("chatcmpl-{}", Uuid::new_v4().simple())
+}
+
+/// A field that clients expect and that is always null here.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Null;
+
+/// A whole answer.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct ChatCompletion {
+    /// See [`completion_id`].
+    pub id: String,
+    /// Always `chat.completion`.
+    #[schema(value_type = String)]
+    pub object: &'static str,
+    /// Seconds since the Unix epoch.
+    pub created: u64,
+    /// The model's name as the request gave it.
+    pub model: String,
+    /// As many as `n`.
+    pub choices: Vec<Choice>,
+    /// Tokens read and written.
+    pub usage: Usage,
+    /// Always null.
+    #[schema(value_type = Option<Object>)]
+    pub prompt_logprobs: Null,
+    /// Always null.
+    #[schema(value_type = Option<Object>)]
+    pub kv_transfer_params: Null,
+}
+
+impl ChatCompletion {
+    /// Value of `object`.
+    pub const OBJECT: &'static str = "chat.completion";
+}
+
+/// One answer of a [`ChatCompletion`].
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Choice {
+    /// From 0.
+    pub index: u32,
+    /// What the model says.
+    pub message: AnswerMessage,
+    /// If the request asked for them.
+    pub logprobs: Option<ChoiceLogprobs>,
+    /// Why the answer ended.
+    pub finish_reason: FinishReason,
+    /// The request's own stop string or stop token that ended it.
+    pub stop_reason: Option<StopReason>,
+}
+
+/// What the model says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct AnswerMessage {
+    /// Always `assistant`.
+    #[schema(value_type = String)]
+    pub role: &'static str,
+    /// Always null.
+    #[schema(value_type = Option<String>)]
+    pub reasoning_content: Null,
+    /// The text.
+    pub content: String,
+    /// Always empty.
+    #[schema(value_type = Vec<Object>)]
+    pub tool_calls: [Null; 0],
+}
+
+impl AnswerMessage {
+    /// An answer in words.
+    #[must_use]
+    pub fn text(content: String) -> Self {
+        Self {
+            role: "assistant",
+            reasoning_content: Null,
+            content,
+            tool_calls: [],
+        }
+    }
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The model ended it, or a stop string or stop token of the request.
+    Stop,
+    /// `max_tokens` are written.
+    Length,
+}
+
+impl FinishReason {
+    /// The name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+        }
+    }
+}
+
+/// What of the request ended an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum StopReason {
+    /// One of `stop`.
+    Text(String),
+    /// One of `stop_token_ids`.
+    Token(u32),
+}
+
+/// Tokens read and written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Usage {
+    /// Of the prompt, each image's placeholders included.
+    pub prompt_tokens: usize,
+    /// The sum of the other two.
+    pub total_tokens: usize,
+    /// Of all answers together, the tokens that ended them included.
+    pub completion_tokens: usize,
+    /// Always null: clients compare `usage` as a whole.
+    #[schema(value_type = Option<Object>)]
+    pub prompt_tokens_details: Null,
+}
+
+impl Usage {
+    /// Sums up.
+    #[must_use]
+    pub fn new(prompt_tokens: usize, completion_tokens: usize) -> Self {
+        Self {
+            prompt_tokens,
+            total_tokens: prompt_tokens.saturating_add(completion_tokens),
+            completion_tokens,
+            prompt_tokens_details: Null,
+        }
+    }
+}
+
+/// Log probabilities of an answer, or of a piece of it.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct ChoiceLogprobs {
+    /// One entry per token.
+    pub content: Vec<TokenLogprob>,
+}
+
+/// The log probability of one token, with its rivals.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct TokenLogprob {
+    /// The token as text; U+FFFD stands for bytes that are no whole character.
+    pub token: String,
+    /// Natural logarithm of its probability before temperature and penalties.
+    pub logprob: f32,
+    /// The token's text in UTF-8.
+    pub bytes: Vec<u8>,
+    /// The most probable tokens at this place, best first.
+    pub top_logprobs: Vec<TopLogprob>,
+}
+
+/// A rival of a token.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct TopLogprob {
+    /// The token as text.
+    pub token: String,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// The token's text in UTF-8.
+    pub bytes: Vec<u8>,
+}
+
+impl TopLogprob {
+    /// A token with its log probability, which is bounded to what JSON can say.
+    #[must_use]
+    pub fn new(token: String, logprob: f32) -> Self {
+        Self {
+            bytes: token.clone().into_bytes(),
+            token,
+            // `max` also turns NaN into the bound.
+            logprob: logprob.max(MIN_LOGPROB),
+        }
+    }
+}
+
+impl TokenLogprob {
+    /// The chosen token beside the best ones.
+    #[must_use]
+    pub fn new(chosen: TopLogprob, top_logprobs: Vec<TopLogprob>) -> Self {
+        Self {
+            token: chosen.token,
+            logprob: chosen.logprob,
+            bytes: chosen.bytes,
+            top_logprobs,
+        }
+    }
+}
+
+/// A piece of a streamed answer.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct ChatChunk {
+    /// The same in all chunks of an answer.
+    pub id: String,
+    /// Always `chat.completion.chunk`.
+    #[schema(value_type = String)]
+    pub object: &'static str,
+    /// Seconds since the Unix epoch, the same in all chunks.
+    pub created: u64,
+    /// The model's name as the request gave it.
+    pub model: String,
+    /// One, or none in the chunk that carries the usage at the end.
+    pub choices: Vec<ChunkChoice>,
+    /// As `stream_options` asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+}
+
+impl ChatChunk {
+    /// Value of `object`.
+    pub const OBJECT: &'static str = "chat.completion.chunk";
+}
+
+/// What a chunk adds to one answer.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct ChunkChoice {
+    /// Of the answer, from 0.
+    pub index: u32,
+    /// The addition.
+    pub delta: Delta,
+    /// Of the tokens since the last chunk, if the request asked for them.
+    pub logprobs: Option<ChoiceLogprobs>,
+    /// In the answer's last chunk only.
+    pub finish_reason: Option<FinishReason>,
+    /// In the answer's last chunk, if something of the request ended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_reason: Option<StopReason>,
+}
+
+/// What is added to an answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Delta {
+    /// `assistant`, in the answer's first chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub role: Option<&'static str>,
+    /// More text; empty only in the first chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+}
+
+impl Delta {
+    /// Opens an answer.
+    #[must_use]
+    pub fn opening() -> Self {
+        Self {
+            role: Some("assistant"),
+            content: Some(String::new()),
+        }
+    }
+
+    /// Adds text.
+    #[must_use]
+    pub fn text(content: String) -> Self {
+        Self {
+            role: None,
+            content: Some(content),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn whole_answers_carry_every_field_that_clients_read() {
+        let answer = ChatCompletion {
+            id: "chatcmpl-0".into(),
+            object: ChatCompletion::OBJECT,
+            created: 5,
+            model: "m".into(),
+            choices: vec![Choice {
+                index: 0,
+                message: AnswerMessage::text("hi".into()),
+                logprobs: None,
+                finish_reason: FinishReason::Stop,
+                stop_reason: Some(StopReason::Token(7)),
+            }],
+            usage: Usage::new(3, 2),
+            prompt_logprobs: Null,
+            kv_transfer_params: Null,
+        };
+        assert_eq!(
+            serde_json::to_value(answer).unwrap(),
+            json!({"id": "chatcmpl-0", "object": "chat.completion", "created": 5, "model": "m",
+                "choices": [{"index": 0, "message": {"role": "assistant",
+                    "reasoning_content": null, "content": "hi", "tool_calls": []},
+                    "logprobs": null, "finish_reason": "stop", "stop_reason": 7}],
+                "usage": {"prompt_tokens": 3, "total_tokens": 5, "completion_tokens": 2,
+                    "prompt_tokens_details": null},
+                "prompt_logprobs": null, "kv_transfer_params": null})
+        );
+    }
+
+    #[test]
+    fn chunks_leave_out_what_they_do_not_say() {
+        let choice = |delta| ChunkChoice {
+            index: 0,
+            delta,
+            logprobs: None,
+            finish_reason: None,
+            stop_reason: None,
+        };
+        let cases = [
+            (
+                Delta::opening(),
+                json!({"role": "assistant", "content": ""}),
+            ),
+            (Delta::text("x".into()), json!({"content": "x"})),
+            (Delta::default(), json!({})),
+        ];
+        for (delta, expected) in cases {
+            assert_eq!(
+                serde_json::to_value(choice(delta)).unwrap(),
+                json!({"index": 0, "delta": expected, "logprobs": null, "finish_reason": null})
+            );
+        }
+    }
+
+    #[test]
+    fn impossible_tokens_have_a_finite_logprob() {
+        for logprob in [f32::NEG_INFINITY, f32::NAN, -1e30] {
+            assert_eq!(TopLogprob::new("x".into(), logprob).logprob, MIN_LOGPROB);
+        }
+    }
+
+    #[test]
+    fn ids_are_fresh_and_have_32_hexadecimal_digits() {
+        let id = completion_id();
+        let digits = id.strip_prefix("chatcmpl-").unwrap();
+        assert!(digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        assert_ne!(id, completion_id());
+    }
+}

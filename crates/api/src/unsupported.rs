@@ -1,0 +1,212 @@
+//! Fields that are known and not implemented.
+//!
+//! Each would change the answer, so a request that sets one is refused by name. The value that
+//! changes nothing passes: many clients send every field they know with its default.
+
+use serde_json::Value;
+
+use crate::RequestError;
+use crate::markup::starts_with;
+use crate::reader::{Fields, show};
+
+/// A field that is accepted only with a value that changes nothing. `null` always passes.
+#[derive(Debug, Clone, Copy)]
+pub struct Unsupported {
+    /// The field's name.
+    pub name: &'static str,
+    /// What it may be set to, in words.
+    pub neutral: &'static str,
+    is_neutral: fn(&Value) -> bool,
+}
+
+const fn field(
+    name: &'static str,
+    neutral: &'static str,
+    is_neutral: fn(&Value) -> bool,
+) -> Unsupported {
+    Unsupported {
+        name,
+        neutral,
+        is_neutral,
+    }
+}
+
+const fn null_only(name: &'static str) -> Unsupported {
+    field(name, "null", |_| false)
+}
+
+const fn empty(name: &'static str) -> Unsupported {
+    field(name, "an empty value", is_empty)
+}
+
+const fn off(name: &'static str) -> Unsupported {
+    field(name, "false", |value| *value == Value::Bool(false))
+}
+
+const fn on(name: &'static str) -> Unsupported {
+    field(name, "true", |value| *value == Value::Bool(true))
+}
+
+const fn zero(name: &'static str) -> Unsupported {
+    field(name, "0", |value| value.as_f64() == Some(0.0))
+}
+
+const fn one(name: &'static str) -> Unsupported {
+    field(name, "1", |value| value.as_f64() == Some(1.0))
+}
+
+/// Fields of the request itself.
+pub const UNSUPPORTED: &[Unsupported] = &[
+    on("add_generation_prompt"),
+    off("add_special_tokens"),
+    null_only("allowed_token_ids"),
+    null_only("audio"),
+    empty("bad_words"),
+    one("best_of"),
+    null_only("chat_template"),
+    off("continue_final_message"),
+    empty("documents"),
+    off("early_stopping"),
+    off("echo"),
+    field("function_call", "`none` or `auto`", is_passive_choice),
+    empty("functions"),
+    null_only("guided_choice"),
+    null_only("guided_decoding_backend"),
+    null_only("guided_grammar"),
+    null_only("guided_json"),
+    null_only("guided_regex"),
+    null_only("guided_whitespace_pattern"),
+    null_only("image"),
+    null_only("kv_transfer_params"),
+    one("length_penalty"),
+    empty("logits_processors"),
+    empty("media_io_kwargs"),
+    field("media_response_type", "`none`", |value| value == "none"),
+    empty("mm_processor_kwargs"),
+    field("modalities", "[\"text\"]", is_text_only),
+    zero("priority"),
+    null_only("prompt_logprobs"),
+    field("response_format", "{\"type\": \"text\"}", |value| {
+        value.get("type").is_some_and(|kind| kind == "text")
+    }),
+    off("return_token_ids"),
+    off("return_tokens_as_token_ids"),
+    on("spaces_between_special_tokens"),
+    null_only("structured_outputs"),
+    field("tool_choice", "`none` or `auto`", is_passive_choice),
+    empty("tools"),
+    null_only("truncate_prompt_tokens"),
+    off("use_beam_search"),
+    null_only("vllm_xargs"),
+    null_only("web_search_options"),
+];
+
+/// Fields of `nvext`.
+pub(crate) const NVEXT_FIELDS: &[Unsupported] = &[
+    null_only("guided_choice"),
+    null_only("guided_grammar"),
+    null_only("guided_json"),
+    null_only("guided_regex"),
+    null_only("guided_whitespace_pattern"),
+];
+
+/// Fields of a message.
+pub(crate) const MESSAGE_FIELDS: &[Unsupported] = &[
+    null_only("audio"),
+    null_only("function_call"),
+    empty("tool_calls"),
+];
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.is_empty(),
+        Value::Object(items) => items.is_empty(),
+        Value::String(text) => text.is_empty(),
+        _ => false,
+    }
+}
+
+fn is_passive_choice(value: &Value) -> bool {
+    value == "none" || value == "auto"
+}
+
+fn is_text_only(value: &Value) -> bool {
+    value
+        .as_array()
+        .is_some_and(|items| items.iter().all(|item| item == "text"))
+}
+
+/// Refuses the first field of `table` that is set to something that matters.
+pub(crate) fn check(fields: &Fields, table: &[Unsupported]) -> Result<(), RequestError> {
+    for entry in table {
+        if let Some(value) = fields.peek(entry.name)
+            && !(entry.is_neutral)(value)
+        {
+            return Err(RequestError::Unsupported {
+                field: fields.at(entry.name),
+                neutral: entry.neutral,
+                value: show(value),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Whether a URL refers to a picture that was uploaded beforehand
+/// (`data:image/png;asset_id,<uuid>`), which only NVIDIA's hosted endpoint can resolve.
+pub(crate) fn is_asset_reference(url: &str) -> bool {
+    starts_with(url, "data:")
+        && url
+            .split_once(',')
+            .is_some_and(|(head, _)| head.to_ascii_lowercase().contains(";asset_id"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn verdict(name: &str, value: Value) -> Result<(), RequestError> {
+        let object = serde_json::Map::from_iter([(name.to_owned(), value)]);
+        let fields = Fields::new(Value::Object(object), String::new()).unwrap();
+        check(&fields, UNSUPPORTED)
+    }
+
+    #[test]
+    fn defaults_that_clients_send_pass() {
+        for (name, value) in [
+            ("best_of", json!(1)),
+            ("length_penalty", json!(1.0)),
+            ("use_beam_search", json!(false)),
+            ("response_format", json!({"type": "text"})),
+            ("tools", json!([])),
+            ("tool_choice", json!("none")),
+            ("modalities", json!(["text"])),
+            ("guided_json", json!(null)),
+            ("documents", json!([])),
+            ("mm_processor_kwargs", json!({})),
+            ("priority", json!(0)),
+        ] {
+            assert_eq!(verdict(name, value), Ok(()), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_field_is_refused_by_name_when_it_matters() {
+        for entry in UNSUPPORTED {
+            let error = verdict(entry.name, json!({"type": "x"})).unwrap_err();
+            assert_eq!(error.param(), Some(entry.name));
+            assert_eq!(error.code(), "unsupported_parameter");
+        }
+    }
+
+    #[test]
+    fn the_table_is_sorted_and_without_repeats() {
+        assert!(
+            UNSUPPORTED
+                .windows(2)
+                .all(|pair| pair[0].name < pair[1].name)
+        );
+    }
+}

@@ -1,0 +1,119 @@
+//! Checks that go beyond one field's own type and range.
+
+use serde_json::{Map, Value};
+
+use crate::reader::{Fields, integer, wrong_type};
+use crate::{ChatRequest, RequestError};
+
+/// Variables that the server itself hands to a chat template.
+///
+/// Who could set these could put words into a prompt that look like the template's own.
+const RESERVED_TEMPLATE_KWARGS: [&str; 12] = [
+    "add_generation_prompt",
+    "bos_token",
+    "chat_template",
+    "continue_final_message",
+    "documents",
+    "eos_token",
+    "messages",
+    "pad_token",
+    "tokenize",
+    "tools",
+    "unk_token",
+    "template",
+];
+
+/// What a field that has no effect must look like.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Boolean,
+    Text,
+    Object,
+    Integer(i64, i64),
+}
+
+/// Fields that cannot change an answer of the models served here: notes of the client, hints to
+/// schedulers, and settings for reasoning or tools that these models do not have. They are
+/// checked, so that a mistake shows, and then dropped.
+const INERT: [(&str, Kind); 16] = [
+    ("cache_salt", Kind::Text),
+    ("include_reasoning", Kind::Boolean),
+    ("metadata", Kind::Object),
+    ("num_frames_per_inference", Kind::Integer(1, 32)),
+    ("parallel_tool_calls", Kind::Boolean),
+    ("prompt_cache_key", Kind::Text),
+    ("reasoning_budget", Kind::Integer(-1, 32_768)),
+    ("reasoning_effort", Kind::Text),
+    ("reasoning_format", Kind::Text),
+    ("request_id", Kind::Text),
+    ("safety_identifier", Kind::Text),
+    ("service_tier", Kind::Text),
+    ("store", Kind::Boolean),
+    ("thinking_token_budget", Kind::Integer(-1, 32_768)),
+    ("verbosity", Kind::Text),
+    ("prediction", Kind::Object),
+];
+
+/// Checks the fields that have no effect.
+pub(crate) fn inert_fields(fields: &mut Fields) -> Result<(), RequestError> {
+    for (name, kind) in INERT {
+        let Some(value) = fields.take(name) else {
+            continue;
+        };
+        let expected = match (kind, &value) {
+            (Kind::Boolean, Value::Bool(_))
+            | (Kind::Text, Value::String(_))
+            | (Kind::Object, Value::Object(_)) => continue,
+            (Kind::Integer(min, max), _) => {
+                integer::<i64>(name, &value, min..=max)?;
+                continue;
+            }
+            (Kind::Boolean, _) => "true or false",
+            (Kind::Text, _) => "a string",
+            (Kind::Object, _) => "an object",
+        };
+        return Err(wrong_type(fields.at(name), expected, &value));
+    }
+    Ok(())
+}
+
+/// Reads `chat_template_kwargs`.
+pub(crate) fn template_kwargs(fields: &mut Fields) -> Result<Map<String, Value>, RequestError> {
+    let kwargs = fields.object("chat_template_kwargs")?.unwrap_or_default();
+    let reserved = RESERVED_TEMPLATE_KWARGS
+        .into_iter()
+        .find(|name| kwargs.contains_key(*name));
+    match reserved {
+        None => Ok(kwargs),
+        Some(name) => Err(RequestError::Conflict {
+            field: format!("chat_template_kwargs.{name}"),
+            problem: "is set by the server".into(),
+        }),
+    }
+}
+
+/// Checks fields against each other.
+pub(crate) fn relations(request: &ChatRequest) -> Result<(), RequestError> {
+    let conflict = |field: &str, problem: String| {
+        Err(RequestError::Conflict {
+            field: field.to_owned(),
+            problem,
+        })
+    };
+    if request.top_logprobs.unwrap_or(0) > 0 && request.logprobs != Some(true) {
+        return conflict("top_logprobs", "needs `logprobs` to be true".into());
+    }
+    if request.stream_options.is_some() && request.stream != Some(true) {
+        return conflict("stream_options", "needs `stream` to be true".into());
+    }
+    if let (Some(min), Some(max)) = (request.min_tokens, request.max_new_tokens())
+        && min > max
+    {
+        let name = request.max_new_tokens_field();
+        return conflict(
+            "min_tokens",
+            format!("must be at most `{name}`, which is {max}, got {min}"),
+        );
+    }
+    Ok(())
+}

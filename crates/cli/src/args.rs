@@ -1,0 +1,327 @@
+//! What the command line says, before anything is resolved.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use vlmd_engine::EngineConfig;
+use vlmd_media::{AllowHost, constants};
+use vlmd_server::ServerConfig;
+
+/// Self-hosted inference server for vision-language models.
+///
+/// Without a command it serves: `vlmd` is `vlmd serve`.
+#[derive(Debug, Parser)]
+#[command(name = "vlmd", version, args_conflicts_with_subcommands = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) serve: ServeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve a model over HTTP (the default command)
+    Serve(Box<ServeArgs>),
+    /// List the models of the catalog
+    Models,
+    /// Fetch a model into the Hugging Face cache
+    Download(DownloadArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DownloadArgs {
+    /// Catalog name, alias, or Hugging Face repository
+    pub(crate) model: String,
+    /// Branch, tag or commit; the catalog's own where it pins one, else `main`
+    #[arg(long, env = "VLMD_REVISION")]
+    pub(crate) revision: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Catalog name, alias, Hugging Face repository, or a directory with a checkpoint
+    #[arg(long, env = "VLMD_MODEL", default_value = vlmd_models::catalog::EMBEDDED_MODEL)]
+    pub(crate) model: String,
+    /// Branch, tag or commit of the repository
+    #[arg(long, env = "VLMD_REVISION")]
+    pub(crate) revision: Option<String>,
+    /// Names that clients may put in `model`; the first is the one reported
+    #[arg(long, env = "VLMD_SERVED_MODEL_NAME", value_delimiter = ',', value_name = "NAME,...")]
+    pub(crate) served_model_name: Vec<String>,
+
+    /// Address to listen on
+    #[arg(long, env = "VLMD_HOST", default_value = "0.0.0.0")]
+    pub(crate) host: IpAddr,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, env = "VLMD_PORT", default_value_t = 8000)]
+    pub(crate) port: u16,
+    /// Keys that clients must present as `Authorization: Bearer`; none leaves the server open
+    #[arg(long, env = "VLMD_API_KEY", value_delimiter = ',', hide_env_values = true, value_name = "KEY,...")]
+    pub(crate) api_key: Vec<String>,
+    /// Bytes of a request body
+    #[arg(long, env = "VLMD_MAX_BODY_BYTES", default_value_t = ServerConfig::DEFAULT_MAX_BODY_BYTES)]
+    pub(crate) max_body_bytes: usize,
+    /// Chat requests under way at a time, waiting ones included; more are answered 503
+    #[arg(long, env = "VLMD_MAX_INFLIGHT", default_value_t = ServerConfig::DEFAULT_MAX_INFLIGHT, value_parser = positive)]
+    pub(crate) max_inflight: usize,
+    /// Open connections; more wait to be accepted
+    #[arg(long, env = "VLMD_MAX_CONNECTIONS", default_value_t = ServerConfig::DEFAULT_MAX_CONNECTIONS, value_parser = positive)]
+    pub(crate) max_connections: usize,
+    /// Seconds for a request's header to arrive
+    #[arg(long, env = "VLMD_HEADER_TIMEOUT", default_value = "30", value_parser = seconds)]
+    pub(crate) header_timeout: Duration,
+    /// Seconds for a request's body to arrive
+    #[arg(long, env = "VLMD_BODY_TIMEOUT", default_value = "60", value_parser = seconds)]
+    pub(crate) body_timeout: Duration,
+    /// Prompts prepared at a time; by default one per core
+    #[arg(long, env = "VLMD_PREPARE_CONCURRENCY", value_parser = positive)]
+    pub(crate) prepare_concurrency: Option<usize>,
+    /// Seconds that running requests get to finish after SIGTERM
+    #[arg(long, env = "VLMD_DRAIN_TIMEOUT", default_value = "25", value_parser = seconds)]
+    pub(crate) drain_timeout: Duration,
+
+    /// Where the model runs
+    #[arg(long, env = "VLMD_DEVICE", default_value = "auto", value_name = "auto|cpu|cuda[:N]")]
+    pub(crate) device: DeviceChoice,
+    /// Precision of the weights; `auto` keeps what the checkpoint holds
+    #[arg(long, env = "VLMD_DTYPE", value_enum, default_value_t)]
+    pub(crate) dtype: Precision,
+    /// Precision of cached keys and values; `auto` is f32 on a CPU, else that of the weights
+    #[arg(long, env = "VLMD_KV_CACHE_DTYPE", value_enum, default_value_t)]
+    pub(crate) kv_cache_dtype: Precision,
+    /// Memory for cached keys and values, such as 512MiB or 8GB; by default a quarter of what
+    /// is free, and no more than the longest sequences could use
+    #[arg(long, env = "VLMD_KV_CACHE_MEMORY", value_name = "SIZE")]
+    pub(crate) kv_cache_memory: Option<ByteSize>,
+    /// CPU threads for the model; by default all cores
+    #[arg(long, env = "VLMD_THREADS", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) threads: Option<u16>,
+
+    /// Tokens of one conversation, prompt and answer together; by default what the model and
+    /// the cache memory allow
+    #[arg(long, env = "VLMD_MAX_MODEL_LEN", value_parser = positive)]
+    pub(crate) max_model_len: Option<usize>,
+    /// Tokens of an answer whose request does not say `max_tokens`
+    #[arg(long, env = "VLMD_DEFAULT_MAX_TOKENS", default_value_t = 2048, value_parser = positive)]
+    pub(crate) default_max_tokens: usize,
+    /// Requests that run side by side
+    #[arg(long, env = "VLMD_MAX_NUM_SEQS", default_value_t = EngineConfig::DEFAULT_MAX_NUM_SEQS, value_parser = positive)]
+    pub(crate) max_num_seqs: usize,
+    /// Tokens that one step of the engine may compute
+    #[arg(long, env = "VLMD_MAX_NUM_BATCHED_TOKENS", default_value_t = EngineConfig::DEFAULT_MAX_NUM_BATCHED_TOKENS, value_parser = positive)]
+    pub(crate) max_num_batched_tokens: usize,
+    /// Tokens of one prompt in one step: fewer make shorter pauses for the answers beside it
+    #[arg(long, env = "VLMD_MAX_PREFILL_CHUNK", default_value_t = EngineConfig::DEFAULT_MAX_PREFILL_CHUNK, value_parser = positive)]
+    pub(crate) max_prefill_chunk: usize,
+    /// Requests that may wait for a place; more are answered 503
+    #[arg(long, env = "VLMD_MAX_QUEUE", default_value_t = EngineConfig::DEFAULT_MAX_QUEUE, value_parser = positive)]
+    pub(crate) max_queue: usize,
+
+    #[command(flatten)]
+    pub(crate) media: MediaArgs,
+
+    /// Least level of what is logged
+    #[arg(long, env = "VLMD_LOG_LEVEL", value_enum, default_value_t)]
+    pub(crate) log_level: LogLevel,
+    /// Form of the log
+    #[arg(long, env = "VLMD_LOG_FORMAT", value_enum, default_value_t)]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MediaArgs {
+    /// Pictures in one request
+    #[arg(long, env = "VLMD_MAX_IMAGES", default_value_t = 5)]
+    pub(crate) max_images: usize,
+    /// Bytes of one picture as sent or fetched
+    #[arg(long, env = "VLMD_MAX_IMAGE_BYTES", default_value_t = constants::MAX_IMAGE_BYTES)]
+    pub(crate) max_image_bytes: u64,
+    /// Pixels of one picture
+    #[arg(long, env = "VLMD_MAX_IMAGE_PIXELS", default_value_t = constants::MAX_IMAGE_PIXELS)]
+    pub(crate) max_image_pixels: u64,
+    /// Pixels of a picture's longer side
+    #[arg(long, env = "VLMD_MAX_IMAGE_SIDE", default_value_t = constants::MAX_IMAGE_SIDE)]
+    pub(crate) max_image_side: u32,
+    /// Bytes of all pictures of a request
+    #[arg(long, env = "VLMD_MAX_REQUEST_IMAGE_BYTES", default_value_t = constants::MAX_REQUEST_BYTES)]
+    pub(crate) max_request_image_bytes: u64,
+    /// Pixels of all pictures of a request
+    #[arg(long, env = "VLMD_MAX_REQUEST_IMAGE_PIXELS", default_value_t = constants::MAX_REQUEST_PIXELS)]
+    pub(crate) max_request_image_pixels: u64,
+    /// Seconds that fetching one picture may take, from name look-up to last byte
+    #[arg(long, env = "VLMD_MEDIA_FETCH_TIMEOUT", default_value = "5", value_parser = seconds)]
+    pub(crate) media_fetch_timeout: Duration,
+    /// Pictures fetched at a time, over all requests
+    #[arg(long, env = "VLMD_MEDIA_FETCH_CONCURRENCY", default_value_t = constants::FETCH_CONCURRENCY, value_parser = positive)]
+    pub(crate) media_fetch_concurrency: usize,
+    /// Pictures decoded at a time; by default one per core, and no more than 8
+    #[arg(long, env = "VLMD_MEDIA_DECODE_CONCURRENCY", value_parser = positive)]
+    pub(crate) media_decode_concurrency: Option<usize>,
+    /// Private hosts that pictures may come from: names, addresses or networks
+    #[arg(long, env = "VLMD_ALLOW_MEDIA_HOST", value_delimiter = ',', value_name = "HOST,...")]
+    pub(crate) allow_media_host: Vec<AllowHost>,
+}
+
+/// `auto`, `cpu`, `cuda` or `cuda:N`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DeviceChoice {
+    Auto,
+    Cpu,
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => text
+                .strip_prefix("cuda:")
+                .and_then(|ordinal| ordinal.parse().ok())
+                .map(Self::Cuda)
+                .ok_or_else(|| "expected auto, cpu, cuda or cuda:N".to_owned()),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Precision {
+    #[default]
+    Auto,
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Precision {
+    pub(crate) fn dtype(self) -> Option<candle_core::DType> {
+        use candle_core::DType;
+        match self {
+            Self::Auto => None,
+            Self::F32 => Some(DType::F32),
+            Self::F16 => Some(DType::F16),
+            Self::Bf16 => Some(DType::BF16),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+impl LogLevel {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// A number of bytes with an optional unit: B, KB, MB, GB (powers of 1000), KiB, MiB, GiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ByteSize(pub(crate) u64);
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let unit: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+            "" | "b" => 1,
+            "kb" => 1_000,
+            "mb" => 1_000_000,
+            "gb" => 1_000_000_000,
+            "k" | "kib" => 1 << 10,
+            "m" | "mib" => 1 << 20,
+            "g" | "gib" => 1 << 30,
+            _ => return Err("expected a whole number of B, KB, MB, GB, KiB, MiB or GiB".into()),
+        };
+        let number: u64 = number.parse().map_err(|_| "expected a whole number".to_owned())?;
+        number.checked_mul(unit).map(Self).ok_or_else(|| "too large".to_owned())
+    }
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number of at least 1".to_owned()),
+        Ok(number) => Ok(number),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "expected seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| "expected seconds of at least 0".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn serving_is_the_default_command() {
+        let cli = Cli::parse_from(["vlmd", "--port", "9000"]);
+        assert!(cli.command.is_none());
+        assert_eq!(cli.serve.port, 9000);
+        assert_eq!(cli.serve.model, vlmd_models::catalog::EMBEDDED_MODEL);
+    }
+
+    #[test]
+    fn sizes_take_units() {
+        for (text, bytes) in [("12", 12), ("3KB", 3000), ("2 MiB", 2 << 20), ("8gib", 8 << 30)] {
+            assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
+        }
+        for text in ["", "GB", "-1", "1.5GB", "1XB", "99999999999999GB"] {
+            assert!(text.parse::<ByteSize>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn devices_are_named_with_their_ordinal() {
+        assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(3)));
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
+        for text in ["gpu", "cuda:", "cuda:x", "CUDA"] {
+            assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn zero_is_refused_where_it_means_nothing() {
+        for flag in ["--max-num-seqs", "--max-model-len", "--threads", "--default-max-tokens"] {
+            assert!(Cli::try_parse_from(["vlmd", flag, "0"]).is_err(), "{flag}");
+        }
+        assert!(Cli::try_parse_from(["vlmd", "--drain-timeout", "-1"]).is_err());
+    }
+}

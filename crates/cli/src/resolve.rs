@@ -1,0 +1,132 @@
+//! From the name of a model to its files.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use vlmd_models::ModelFiles;
+use vlmd_models::catalog::{self, Card, EMBEDDED_MODEL};
+
+use crate::hub::{self, Source};
+
+/// A model that is at hand.
+pub(crate) struct ResolvedModel {
+    /// Where its files are.
+    pub(crate) files: ModelFiles,
+    /// Names that clients may ask for it by, the preferred one first.
+    pub(crate) names: Vec<String>,
+}
+
+/// Finds the model called `name`: the embedded one, a directory, or a repository of the hub,
+/// which is fetched unless it is in the cache.
+///
+/// # Errors
+/// When there is no such model, or it cannot be fetched.
+pub(crate) fn resolve(name: &str, revision: Option<&str>) -> Result<ResolvedModel> {
+    if name.eq_ignore_ascii_case(EMBEDDED_MODEL) {
+        return Ok(ResolvedModel {
+            files: vlmd_models::tiny::embedded(),
+            names: vec![EMBEDDED_MODEL.to_owned()],
+        });
+    }
+    if Path::new(name).is_dir() {
+        let path = Path::new(name)
+            .canonicalize()
+            .with_context(|| format!("cannot open the directory `{name}`"))?;
+        let stem = path.file_name().map(|stem| stem.to_string_lossy().into_owned());
+        return Ok(ResolvedModel {
+            files: ModelFiles::Directory(path),
+            names: vec![stem.unwrap_or_else(|| name.to_owned())],
+        });
+    }
+    let source = hub_source(name, revision)?;
+    let folder = match hub::cached(&source) {
+        Some(folder) => folder,
+        None if offline() => bail!(
+            "`{}` is not in the Hugging Face cache, and HF_HUB_OFFLINE forbids fetching it",
+            source.repo
+        ),
+        None => hub::download(&source)?,
+    };
+    Ok(ResolvedModel {
+        files: ModelFiles::Directory(folder),
+        names: catalog::find(name).map_or_else(|| vec![name.to_owned()], card_names),
+    })
+}
+
+/// The repository behind a catalog name or alias, or behind a plain `owner/name`.
+///
+/// # Errors
+/// When `name` is neither.
+pub(crate) fn hub_source(name: &str, revision: Option<&str>) -> Result<Source> {
+    if let Some(card) = catalog::find(name) {
+        let Some(published) = &card.hugging_face else {
+            bail!("`{}` is part of the program: there is nothing to download", card.id);
+        };
+        return Ok(Source {
+            repo: published.repository.clone(),
+            revision: revision.unwrap_or(&published.revision).to_owned(),
+            // Sums are of the card's own revision.
+            sha256: if revision.is_none() { published.sha256.clone() } else { Default::default() },
+        });
+    }
+    let valid = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    match name.split_once('/') {
+        Some((owner, repo)) if valid(owner) && valid(repo) => Ok(Source {
+            repo: name.to_owned(),
+            revision: revision.unwrap_or("main").to_owned(),
+            sha256: Default::default(),
+        }),
+        _ => bail!(
+            "`{name}` is no directory, no model of the catalog (see `vlmd models`) and no `owner/name` of a repository"
+        ),
+    }
+}
+
+fn card_names(card: &Card) -> Vec<String> {
+    let repository = card.hugging_face.iter().map(|published| &published.repository);
+    let mut names: Vec<String> = Vec::new();
+    for name in std::iter::once(&card.id).chain(&card.aliases).chain(repository) {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    names
+}
+
+/// Whether the Hugging Face tools' own switch forbids the network.
+fn offline() -> bool {
+    std::env::var("HF_HUB_OFFLINE")
+        .is_ok_and(|value| matches!(value.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_to_repositories() {
+        let source = hub_source("ai-phi-3-vision-128k-instruct", None).unwrap();
+        assert_eq!(source.repo, "microsoft/Phi-3-vision-128k-instruct");
+        let source = hub_source("someone/some-model", Some("v2")).unwrap();
+        assert_eq!((source.repo.as_str(), source.revision.as_str()), ("someone/some-model", "v2"));
+    }
+
+    #[test]
+    fn what_is_no_name_is_refused() {
+        for name in ["", "tiny", "../x/y", "a/b/c", "/etc", "a/..", "http://x/y", EMBEDDED_MODEL] {
+            assert!(hub_source(name, None).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_card_is_known_by_all_its_names_once() {
+        let card = catalog::find("microsoft/phi-3.5-vision-instruct").unwrap();
+        let names = card_names(card);
+        assert_eq!(names[0], card.id);
+        assert!(names.contains(&"microsoft/Phi-3.5-vision-instruct".to_owned()));
+    }
+}

@@ -1,0 +1,224 @@
+//! `vlmd serve`: from arguments to a server that answers.
+//!
+//! The port opens first, so that an orchestrator sees a live process while the weights load; the
+//! model fills its slot when it is there. A model that cannot be loaded ends the process.
+
+use std::io::Write;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device};
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::net::TcpListener;
+use vlmd_engine::{Engine, EngineConfig, Sampling};
+use vlmd_media::{DecodeLimits, MediaConfig, MediaGate};
+use vlmd_models::{LoadOptions, LoadedModel};
+use vlmd_server::{ApiKeys, ModelSlot, ServedModel, ServerConfig};
+
+use crate::args::{DeviceChoice, MediaArgs, ServeArgs};
+use crate::logging;
+use crate::plan::{MemoryPlan, Wishes, free_memory, mebibytes};
+use crate::resolve::{ResolvedModel, resolve};
+
+/// Serves until a signal ends it.
+///
+/// # Errors
+/// When the port is taken, or the model cannot be loaded.
+pub(crate) fn run(args: ServeArgs) -> Result<()> {
+    logging::init(args.log_level, args.log_format);
+    let threads = usize::from(args.threads.unwrap_or(0));
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .context("cannot start the model's threads")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")?;
+    let outcome = runtime.block_on(serve(args));
+    // A model that is still being loaded cannot be interrupted; the process ends without it.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn serve(args: ServeArgs) -> Result<()> {
+    let listener = TcpListener::bind((args.host, args.port))
+        .await
+        .with_context(|| format!("cannot listen on {} port {}", args.host, args.port))?;
+    let address = listener.local_addr().context("cannot tell the address")?;
+    let config = server_config(&args);
+    let slot = ModelSlot::default();
+    let place = slot.clone();
+    let loading = tokio::task::spawn_blocking(move || {
+        let begin = Instant::now();
+        let model = load(&args)?;
+        place.fill(model)?;
+        tracing::info!(seconds = begin.elapsed().as_secs_f32(), "ready");
+        say(&format!("ready after {:.1} s", begin.elapsed().as_secs_f32()));
+        anyhow::Ok(())
+    });
+    say(&format!("vlmd {} on http://{address}", env!("CARGO_PKG_VERSION")));
+    let serving = vlmd_server::serve(listener, config, slot, shutdown_signal());
+    tokio::pin!(serving);
+    tokio::select! {
+        served = &mut serving => Ok(served?),
+        loaded = loading => {
+            loaded.context("loading the model panicked")??;
+            Ok(serving.await?)
+        }
+    }
+}
+
+/// Ends with the first SIGTERM or Ctrl-C; a second one ends the process at once.
+async fn shutdown_signal() {
+    signal().await;
+    say("shutting down: running requests may finish");
+    tokio::spawn(async {
+        signal().await;
+        std::process::exit(130);
+    });
+}
+
+async fn signal() {
+    let interrupt = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = interrupt => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    interrupt.await.ok();
+}
+
+fn load(args: &ServeArgs) -> Result<ServedModel> {
+    let resolved = resolve(&args.model, args.revision.as_deref())?;
+    let device = device(args.device)?;
+    let names = match args.served_model_name.as_slice() {
+        [] => resolved.names.clone(),
+        given => given.to_vec(),
+    };
+    say(&format!("loading {} on {}", names[0], describe(&device)));
+    let loaded = load_weights(&resolved, &device, args.dtype.dtype())?;
+    let spec = loaded.model.spec().clone();
+    let kv_dtype = args.kv_cache_dtype.dtype().unwrap_or(if device.is_cpu() {
+        DType::F32
+    } else {
+        args.dtype.dtype().unwrap_or(DType::BF16)
+    });
+    let wishes = Wishes {
+        memory: args.kv_cache_memory,
+        max_model_len: args.max_model_len,
+        max_num_seqs: args.max_num_seqs,
+    };
+    let plan = MemoryPlan::new(&spec, kv_dtype, free_memory(&device)?, wishes)?;
+    say(&format!(
+        "{} with {} of weights, {} of {} KV cache ({} blocks), contexts of {} tokens",
+        loaded.architecture,
+        mebibytes(loaded.weight_bytes),
+        mebibytes(plan.kv_bytes),
+        kv_dtype.as_str(),
+        plan.kv_blocks,
+        plan.max_model_len,
+    ));
+    let engine = EngineConfig {
+        max_num_seqs: args.max_num_seqs,
+        max_num_batched_tokens: args.max_num_batched_tokens,
+        max_prefill_chunk: args.max_prefill_chunk,
+        max_queue: args.max_queue,
+        ..EngineConfig::new(plan.kv_blocks, kv_dtype, plan.max_model_len)
+    };
+    let LoadedModel { processor, model, .. } = loaded;
+    let engine = Engine::start(model, engine)?;
+    Ok(ServedModel {
+        names,
+        processor,
+        max_model_len: engine.max_model_len(),
+        default_max_tokens: args.default_max_tokens,
+        engine,
+        media: MediaGate::new(media_config(&args.media))?,
+        vocab_size: spec.vocab_size,
+        max_images: args.media.max_images,
+        default_sampling: Sampling::default(),
+    })
+}
+
+fn load_weights(resolved: &ResolvedModel, device: &Device, dtype: Option<DType>) -> Result<LoadedModel> {
+    // Hidden by itself where standard error is no terminal.
+    let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {eta}")?;
+    let bar = ProgressBar::new(0).with_style(style);
+    let shown = bar.clone();
+    let options = LoadOptions {
+        device: device.clone(),
+        dtype,
+        on_progress: Some(Box::new(move |done, total| {
+            shown.set_length(total);
+            shown.set_position(done);
+        })),
+    };
+    let loaded = vlmd_models::load(&resolved.files, &options);
+    bar.finish_and_clear();
+    Ok(loaded?)
+}
+
+/// The device that was asked for. `auto` takes the first card if there is one.
+fn device(choice: DeviceChoice) -> Result<Device> {
+    match choice {
+        DeviceChoice::Cpu => Ok(Device::Cpu),
+        DeviceChoice::Cuda(ordinal) => Device::new_cuda(ordinal)
+            .with_context(|| format!("cannot open CUDA device {ordinal}")),
+        DeviceChoice::Auto if cfg!(feature = "cuda") => Ok(Device::new_cuda(0).unwrap_or_else(|error| {
+            tracing::info!(%error, "no CUDA device, serving on the CPU");
+            Device::Cpu
+        })),
+        DeviceChoice::Auto => Ok(Device::Cpu),
+    }
+}
+
+fn describe(device: &Device) -> String {
+    match device.location() {
+        candle_core::DeviceLocation::Cuda { gpu_id } => format!("CUDA device {gpu_id}"),
+        _ => format!("{} CPU threads", rayon::current_num_threads()),
+    }
+}
+
+fn server_config(args: &ServeArgs) -> ServerConfig {
+    let defaults = ServerConfig::default();
+    ServerConfig {
+        api_keys: ApiKeys::new(&args.api_key),
+        max_body_bytes: args.max_body_bytes,
+        header_timeout: args.header_timeout,
+        body_timeout: args.body_timeout,
+        max_inflight: args.max_inflight,
+        max_connections: args.max_connections,
+        prepare_concurrency: args.prepare_concurrency.unwrap_or(defaults.prepare_concurrency),
+        drain_timeout: args.drain_timeout,
+    }
+}
+
+fn media_config(args: &MediaArgs) -> MediaConfig {
+    let defaults = MediaConfig::default();
+    MediaConfig {
+        image: DecodeLimits {
+            max_bytes: args.max_image_bytes,
+            max_pixels: args.max_image_pixels,
+            max_side: args.max_image_side,
+        },
+        max_request_bytes: args.max_request_image_bytes,
+        max_request_pixels: args.max_request_image_pixels,
+        fetch_timeout: args.media_fetch_timeout,
+        fetch_concurrency: args.media_fetch_concurrency,
+        decode_concurrency: args.media_decode_concurrency.unwrap_or(defaults.decode_concurrency),
+        allow_hosts: args.allow_media_host.clone(),
+        ..defaults
+    }
+}
+
+/// A line for the person who started the server. Nobody reading is no reason to fail.
+fn say(line: &str) {
+    writeln!(std::io::stdout(), "{line}").ok();
+}

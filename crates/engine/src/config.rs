@@ -1,0 +1,220 @@
+//! How large the engine is, and why it did not start.
+
+use candle_core::DType;
+use vlmd_backend::{BLOCK_TOKENS, ModelSpec};
+
+/// Sizes of an engine, fixed for its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Most requests that are computed side by side, at least 1.
+    pub max_num_seqs: usize,
+    /// Most new tokens of one step, over all requests. At least `max_num_seqs`, so that every
+    /// answer gets its token in every step and a prompt beside them still moves on.
+    pub max_num_batched_tokens: usize,
+    /// Most tokens of one prompt in one step, at least 1. Smaller chunks shorten the pause that a
+    /// long prompt means for the answers beside it, and cost throughput.
+    pub max_prefill_chunk: usize,
+    /// Most requests that wait for a seat, at least 1. The next one is refused.
+    pub max_queue: usize,
+    /// Most tokens of one request, prompt and answer together, at least 2 and at most the
+    /// model's positions. Bounded further by what `kv_blocks` can hold.
+    pub max_model_len: usize,
+    /// Blocks of the KV cache, at least 1. See [`EngineConfig::blocks_for`].
+    pub kv_blocks: usize,
+    /// Type of the cached keys and values.
+    pub kv_dtype: DType,
+}
+
+impl EngineConfig {
+    /// Default of `max_num_seqs`.
+    pub const DEFAULT_MAX_NUM_SEQS: usize = 64;
+    /// Default of `max_num_batched_tokens`: a Phi-3.5-vision prompt with one picture in one step.
+    pub const DEFAULT_MAX_NUM_BATCHED_TOKENS: usize = 2048;
+    /// Default of `max_prefill_chunk`.
+    pub const DEFAULT_MAX_PREFILL_CHUNK: usize = 2048;
+    /// Default of `max_queue`.
+    pub const DEFAULT_MAX_QUEUE: usize = 256;
+
+    /// The defaults for a cache of `kv_blocks` blocks of `kv_dtype`.
+    #[must_use]
+    pub fn new(kv_blocks: usize, kv_dtype: DType, max_model_len: usize) -> Self {
+        Self {
+            max_num_seqs: Self::DEFAULT_MAX_NUM_SEQS,
+            max_num_batched_tokens: Self::DEFAULT_MAX_NUM_BATCHED_TOKENS,
+            max_prefill_chunk: Self::DEFAULT_MAX_PREFILL_CHUNK,
+            max_queue: Self::DEFAULT_MAX_QUEUE,
+            max_model_len,
+            kv_blocks,
+            kv_dtype,
+        }
+    }
+
+    /// Blocks of the KV cache that fit into `bytes`.
+    #[must_use]
+    pub fn blocks_for(bytes: usize, spec: &ModelSpec, dtype: DType) -> usize {
+        bytes.checked_div(spec.block_bytes(dtype)).unwrap_or(0)
+    }
+
+    /// Checks every bound, and gives the most tokens that one request may have: `max_model_len`
+    /// or what the whole cache holds.
+    pub(crate) fn resolve(&self, spec: &ModelSpec) -> Result<usize, StartError> {
+        let at_least = |field, value, bound| {
+            if value < bound {
+                return Err(StartError::TooSmall {
+                    field,
+                    value,
+                    bound,
+                });
+            }
+            Ok(())
+        };
+        at_least("max_num_seqs", self.max_num_seqs, 1)?;
+        at_least(
+            "max_num_batched_tokens",
+            self.max_num_batched_tokens,
+            self.max_num_seqs,
+        )?;
+        at_least("max_prefill_chunk", self.max_prefill_chunk, 1)?;
+        at_least("max_queue", self.max_queue, 1)?;
+        at_least("max_model_len", self.max_model_len, 2)?;
+        at_least("kv_blocks", self.kv_blocks, 1)?;
+
+        let at_most = |field, value, bound| {
+            if value > bound {
+                return Err(StartError::TooLarge {
+                    field,
+                    value,
+                    bound,
+                });
+            }
+            Ok(())
+        };
+        // A `Step` counts rows and slots in u32.
+        let rows = u32::MAX as usize;
+        at_most("max_num_batched_tokens", self.max_num_batched_tokens, rows)?;
+        at_most("kv_blocks", self.kv_blocks, rows / BLOCK_TOKENS)?;
+        at_most("max_model_len", self.max_model_len, spec.max_positions)?;
+        Ok(self.max_model_len.min(self.kv_blocks * BLOCK_TOKENS))
+    }
+}
+
+/// Why an engine did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A size is below its bound.
+    #[error("`{field}` must be at least {bound}, not {value}")]
+    TooSmall {
+        /// Name in [`EngineConfig`].
+        field: &'static str,
+        /// What it was.
+        value: usize,
+        /// What it must be at least.
+        bound: usize,
+    },
+    /// A size is above its bound.
+    #[error("`{field}` must be at most {bound}, not {value}")]
+    TooLarge {
+        /// Name in [`EngineConfig`].
+        field: &'static str,
+        /// What it was.
+        value: usize,
+        /// What it may be at most.
+        bound: usize,
+    },
+    /// The device has no room for the cache.
+    #[error("no room for a KV cache of {blocks} blocks: {source}")]
+    Cache {
+        /// Blocks that were asked for.
+        blocks: usize,
+        /// What the device said.
+        source: candle_core::Error,
+    },
+    /// The operating system gave no thread.
+    #[error("cannot start the engine's thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// The model did not answer the first, tiny forward pass.
+    #[error("the model does not answer: {0}")]
+    WarmUp(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPEC: ModelSpec = ModelSpec {
+        layers: 2,
+        kv_heads: 3,
+        head_dim: 8,
+        hidden_size: 24,
+        vocab_size: 100,
+        max_positions: 4096,
+    };
+
+    #[test]
+    fn blocks_for_counts_keys_and_values_of_every_layer() {
+        let block = 2 * 2 * 32 * 3 * 8 * 4;
+        assert_eq!(EngineConfig::blocks_for(10 * block, &SPEC, DType::F32), 10);
+        assert_eq!(
+            EngineConfig::blocks_for(10 * block - 1, &SPEC, DType::F32),
+            9
+        );
+        assert_eq!(EngineConfig::blocks_for(10 * block, &SPEC, DType::F16), 20);
+        assert_eq!(EngineConfig::blocks_for(0, &SPEC, DType::F32), 0);
+    }
+
+    #[test]
+    fn the_cache_bounds_the_length_of_a_request() {
+        let length = |blocks, len| {
+            EngineConfig::new(blocks, DType::F32, len)
+                .resolve(&SPEC)
+                .unwrap()
+        };
+        assert_eq!(length(1000, 4096), 4096);
+        assert_eq!(length(10, 4096), 320);
+        assert_eq!(length(10, 100), 100);
+    }
+
+    #[test]
+    fn every_size_out_of_bounds_is_named_with_bound_and_value() {
+        type Spoil = fn(&mut EngineConfig);
+        let cases: [(Spoil, &str); 9] = [
+            (
+                |c| c.max_num_seqs = 0,
+                "`max_num_seqs` must be at least 1, not 0",
+            ),
+            (
+                |c| c.max_num_batched_tokens = 63,
+                "`max_num_batched_tokens` must be at least 64, not 63",
+            ),
+            (
+                |c| c.max_num_batched_tokens = 1 << 32,
+                "`max_num_batched_tokens` must be at most 4294967295, not 4294967296",
+            ),
+            (
+                |c| c.max_prefill_chunk = 0,
+                "`max_prefill_chunk` must be at least 1, not 0",
+            ),
+            (|c| c.max_queue = 0, "`max_queue` must be at least 1, not 0"),
+            (
+                |c| c.max_model_len = 1,
+                "`max_model_len` must be at least 2, not 1",
+            ),
+            (
+                |c| c.max_model_len = 4097,
+                "`max_model_len` must be at most 4096, not 4097",
+            ),
+            (|c| c.kv_blocks = 0, "`kv_blocks` must be at least 1, not 0"),
+            (
+                |c| c.kv_blocks = 1 << 27,
+                "`kv_blocks` must be at most 134217727, not 134217728",
+            ),
+        ];
+        for (spoil, message) in cases {
+            let mut config = EngineConfig::new(100, DType::F32, 4096);
+            spoil(&mut config);
+            let error = config.resolve(&SPEC).unwrap_err();
+            assert_eq!(error.to_string(), message);
+        }
+    }
+}

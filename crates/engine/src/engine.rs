@@ -1,0 +1,184 @@
+//! The handle.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc::unbounded_channel, watch};
+use vlmd_backend::{KvCache, Model, ModelSpec};
+
+use crate::block_pool::BlockPool;
+use crate::config::{EngineConfig, StartError};
+use crate::prompt;
+use crate::request::{GenerateRequest, SubmitError};
+use crate::scheduler::Policy;
+use crate::sequence::Pending;
+use crate::stats::{Stats, Status, Ticket};
+use crate::stream::EventStream;
+use crate::worker::{Command, Worker};
+
+/// A running engine. Clones are handles to the same one; when the last is dropped the worker
+/// finishes what it has taken and ends.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    commands: mpsc::Sender<Command>,
+    status: Arc<Status>,
+    /// Closes when the worker's thread ends.
+    alive: watch::Receiver<()>,
+    spec: ModelSpec,
+    max_model_len: usize,
+    max_queue: usize,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("spec", &self.inner.spec)
+            .field("max_model_len", &self.inner.max_model_len)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Allocates the cache, starts the worker and waits until the model has answered a first,
+    /// tiny forward pass: an engine that exists is ready. Blocks meanwhile, so it does not belong
+    /// on an async worker.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(model: Box<dyn Model>, config: EngineConfig) -> Result<Self, StartError> {
+        let spec = model.spec().clone();
+        let max_model_len = config.resolve(&spec)?;
+        let blocks = config.kv_blocks;
+        let cache = KvCache::new(&spec, blocks, config.kv_dtype, model.device())
+            .map_err(|source| StartError::Cache { blocks, source })?;
+        // `resolve` bounds the blocks far below `u32::MAX`.
+        let status = Arc::new(Status::new(BlockPool::new(blocks as u32)));
+        let policy = Policy {
+            max_num_seqs: config.max_num_seqs,
+            max_num_batched_tokens: config.max_num_batched_tokens,
+            max_prefill_chunk: config.max_prefill_chunk,
+        };
+        let (commands, inbox) = mpsc::channel();
+        let worker = Worker::new(model, cache, policy, Arc::clone(&status), inbox);
+
+        let (alive_guard, alive) = watch::channel(());
+        let (warm, warmed) = mpsc::channel();
+        let theirs = Arc::clone(&status);
+        thread::Builder::new()
+            .name("vlmd-engine".to_owned())
+            .spawn(move || {
+                // Dropped last, however the thread ends.
+                let _alive = alive_guard;
+                live(worker, &theirs, &warm);
+            })?;
+        warmed
+            .recv()
+            .unwrap_or_else(|_| Err("the engine's thread ended".to_owned()))
+            .map_err(StartError::WarmUp)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                commands,
+                status,
+                alive,
+                spec,
+                max_model_len,
+                max_queue: config.max_queue,
+            }),
+        })
+    }
+
+    /// Puts a request into the line and gives its events. An answer that would outgrow
+    /// [`Engine::max_model_len`] ends there with `Length`.
+    ///
+    /// # Errors
+    /// See [`SubmitError`].
+    pub fn submit(&self, request: GenerateRequest) -> Result<EventStream, SubmitError> {
+        let inner = &*self.inner;
+        if !inner.status.is_open() {
+            return Err(SubmitError::NotRunning);
+        }
+        prompt::check(&request.prompt, &inner.spec).map_err(SubmitError::InvalidPrompt)?;
+        let prompt = request.prompt.tokens.len();
+        let limit = inner.max_model_len;
+        if prompt >= limit {
+            return Err(SubmitError::TooLong { prompt, limit });
+        }
+        let max_len = prompt
+            .saturating_add(request.limits.max_tokens.max(1))
+            .min(limit);
+
+        let (events, stream) = unbounded_channel();
+        let ticket = Ticket::queue(&inner.status, inner.max_queue, events)
+            .map_err(|waiting| SubmitError::QueueFull { waiting })?;
+        let pending = Box::new(Pending::new(request, max_len, ticket));
+        inner
+            .commands
+            .send(Command::Submit(pending))
+            .map_err(|_| SubmitError::NotRunning)?;
+        Ok(EventStream::new(stream))
+    }
+
+    /// Most tokens of one request, prompt and answer together: the configured bound or what the
+    /// cache holds.
+    #[must_use]
+    pub fn max_model_len(&self) -> usize {
+        self.inner.max_model_len
+    }
+
+    /// What the engine is doing and has done.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.inner.status.snapshot()
+    }
+
+    /// Does the model answer, and are newcomers welcome? False for good once the worker is gone
+    /// or [`Engine::shutdown`] was called.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.inner.status.is_open()
+    }
+
+    /// Refuses newcomers from now on. What was taken, running or waiting, has `drain` to finish;
+    /// the rest then fails with `ShuttingDown`, after the step that is being computed. A second
+    /// call may bring the end forward. Returns at once; [`Engine::stopped`] waits.
+    pub fn shutdown(&self, drain: Duration) {
+        self.inner.status.drain();
+        // An end beyond what the clock can express is no deadline.
+        let deadline = Instant::now().checked_add(drain);
+        // An error means that the worker has ended already.
+        let _ = self.inner.commands.send(Command::Shutdown(deadline));
+    }
+
+    /// Waits until the worker has ended and every stream has had its last event.
+    pub async fn stopped(&self) {
+        let mut alive = self.inner.alive.clone();
+        while alive.changed().await.is_ok() {}
+    }
+}
+
+/// The life of the worker's thread.
+fn live(mut worker: Worker, status: &Status, warm: &mpsc::Sender<Result<(), String>>) {
+    let answer = worker.probe();
+    let answered = answer.is_ok();
+    // `start` waits for this; were it gone, the channel of commands would be, too.
+    let _ = warm.send(answer);
+    if answered {
+        // A step's panics are caught where they happen. Another one is a fault of the engine
+        // itself: it ends here, and dropping the worker ends every stream.
+        let run = catch_unwind(AssertUnwindSafe(|| worker.run()));
+        if run.is_err() {
+            tracing::error!("the engine's thread panicked: the engine stops");
+        }
+    }
+    status.close();
+    drop(worker);
+}

@@ -1,0 +1,137 @@
+//! How the next token is chosen.
+//!
+//! The chain, in this order:
+//!
+//! 1. log probabilities are taken from the raw logits (vLLM's `raw_logprobs`);
+//! 2. `logit_bias` is added;
+//! 3. stop tokens are made impossible until `min_tokens` are there;
+//! 4. `repetition_penalty` over prompt and answer, then `frequency_penalty` and
+//!    `presence_penalty` over the answer (vLLM's `apply_penalties`);
+//! 5. at temperature 0 the first of the highest logits is chosen; otherwise logits are divided
+//!    by the temperature;
+//! 6. `top_k`, then `top_p` of what that left, then `min_p` (the order of transformers'
+//!    warpers);
+//! 7. one number from the request's own generator draws among the rest.
+//!
+//! Everything depends on the request and its logits alone, so an answer does not change with
+//! its neighbours. Token ids beyond the vocabulary have no effect.
+
+mod draw;
+mod history;
+mod logprobs;
+
+use std::cmp::Ordering;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::request::{Logprobs, RequestError, Sampling};
+use history::History;
+
+/// A token that was chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Choice {
+    pub(crate) id: u32,
+    pub(crate) logprobs: Option<Logprobs>,
+}
+
+/// The sampling state of one request.
+#[derive(Debug)]
+pub(crate) struct Sampler {
+    sampling: Sampling,
+    rng: StdRng,
+    history: History,
+}
+
+impl Sampler {
+    /// `prompt` are the ids of the prompt's text, which `repetition_penalty` counts as seen.
+    pub(crate) fn new(sampling: Sampling, prompt: impl IntoIterator<Item = u32>) -> Self {
+        let rng = sampling
+            .seed
+            .map_or_else(StdRng::from_os_rng, StdRng::seed_from_u64);
+        let history = History::new(&sampling, prompt);
+        Self {
+            sampling,
+            rng,
+            history,
+        }
+    }
+
+    /// Chooses by `logits`, `[vocab]`, which are used up. `suppressed` ids cannot be chosen.
+    /// `scratch` is room to work in, kept by the caller between calls.
+    ///
+    /// # Errors
+    /// [`RequestError::InvalidLogits`] for NaN or positive infinity, and where no token is
+    /// possible. Negative infinity is a token that the model rules out.
+    pub(crate) fn choose(
+        &mut self,
+        logits: &mut [f32],
+        suppressed: &[u32],
+        scratch: &mut Vec<u32>,
+    ) -> Result<Choice, RequestError> {
+        if logits.iter().any(|l| l.is_nan() || *l == f32::INFINITY) {
+            return Err(RequestError::InvalidLogits);
+        }
+        let raw = self.sampling.logprobs.map(|top| (top, logits.to_vec()));
+
+        for &(id, bias) in &self.sampling.logit_bias {
+            change(logits, id, |l| l + bias);
+        }
+        for &id in suppressed {
+            change(logits, id, |_| f32::NEG_INFINITY);
+        }
+        self.history.penalize(&self.sampling, logits);
+
+        let id = if self.sampling.temperature == 0.0 {
+            first_highest(logits)
+        } else {
+            let uniform = self.rng.random::<f64>();
+            draw::draw(&self.sampling, logits, uniform, scratch)
+        };
+        let id = id.ok_or(RequestError::InvalidLogits)?;
+        self.history.push(id);
+        let logprobs = raw.map(|(top, raw)| logprobs::report(&raw, id, top, scratch));
+        Ok(Choice { id, logprobs })
+    }
+}
+
+/// Replaces one token's logit, if there is such a token.
+fn change(logits: &mut [f32], id: u32, new: impl FnOnce(f32) -> f32) {
+    if let Some(logit) = logits.get_mut(id as usize) {
+        *logit = new(*logit);
+    }
+}
+
+/// The first of the highest logits, if it is a number.
+fn first_highest(logits: &[f32]) -> Option<u32> {
+    let mut best: Option<(u32, f32)> = None;
+    for (id, &logit) in (0..).zip(logits) {
+        if best.is_none_or(|(_, highest)| logit > highest) {
+            best = Some((id, logit));
+        }
+    }
+    best.filter(|(_, logit)| logit.is_finite())
+        .map(|(id, _)| id)
+}
+
+/// Highest first, equal ones by id: a total order, so that no result depends on how it is
+/// selected.
+fn by_logit(logits: &[f32]) -> impl Fn(&u32, &u32) -> Ordering + Copy + '_ {
+    move |a, b| {
+        let (x, y) = (logits[*a as usize], logits[*b as usize]);
+        y.total_cmp(&x).then(a.cmp(b))
+    }
+}
+
+/// Fills `ids` with the ids of the `count` highest logits, in no order. Linear in the vocabulary.
+fn highest(logits: &[f32], count: usize, ids: &mut Vec<u32>) {
+    ids.clear();
+    ids.extend((0..).take(logits.len()));
+    if count < ids.len() {
+        ids.select_nth_unstable_by(count, by_logit(logits));
+        ids.truncate(count);
+    }
+}
+
+#[cfg(test)]
+mod tests;

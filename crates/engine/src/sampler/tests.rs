@@ -1,0 +1,410 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::{Just, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
+
+use super::*;
+
+const GREEDY: f32 = 0.0;
+
+fn greedy() -> Sampling {
+    Sampling {
+        temperature: GREEDY,
+        ..Sampling::default()
+    }
+}
+
+fn seeded(seed: u64) -> Sampling {
+    Sampling {
+        seed: Some(seed),
+        ..Sampling::default()
+    }
+}
+
+fn choose(sampler: &mut Sampler, logits: &[f32]) -> Result<Choice, RequestError> {
+    sampler.choose(&mut logits.to_vec(), &[], &mut Vec::new())
+}
+
+fn first(sampling: Sampling, logits: &[f32]) -> Result<u32, RequestError> {
+    choose(&mut Sampler::new(sampling, []), logits).map(|choice| choice.id)
+}
+
+/// How often each token comes in `n` draws.
+fn counts(sampling: &Sampling, logits: &[f32], n: usize) -> BTreeMap<u32, usize> {
+    let mut sampler = Sampler::new(sampling.clone(), []);
+    let mut counts = BTreeMap::new();
+    for _ in 0..n {
+        let id = choose(&mut sampler, logits).unwrap().id;
+        *counts.entry(id).or_default() += 1;
+    }
+    counts
+}
+
+/// Which tokens come at all: those kept have a probability that 2000 draws do not miss.
+fn support(sampling: &Sampling, logits: &[f32]) -> Vec<u32> {
+    counts(sampling, logits, 2000).into_keys().collect()
+}
+
+/// Logits of these probabilities.
+fn logits_of(probabilities: &[f32]) -> Vec<f32> {
+    probabilities.iter().map(|p| p.ln()).collect()
+}
+
+#[test]
+fn greedy_takes_the_first_of_equal_maxima() {
+    assert_eq!(first(greedy(), &[1.0, 3.0, 3.0, 2.0]), Ok(1));
+    assert_eq!(first(greedy(), &[-4.0, -3.0, -3.0]), Ok(1));
+}
+
+#[test]
+fn logits_that_are_no_numbers_fail_the_request() {
+    let nan = [0.0, f32::NAN, 1.0];
+    let infinite = [0.0, f32::INFINITY, 1.0];
+    let impossible = [f32::NEG_INFINITY; 3];
+    for sampling in [
+        greedy(),
+        seeded(1),
+        Sampling {
+            top_k: Some(2),
+            ..seeded(1)
+        },
+    ] {
+        for logits in [nan, infinite, impossible] {
+            let outcome = first(sampling.clone(), &logits);
+            assert_eq!(outcome, Err(RequestError::InvalidLogits));
+        }
+        let one = [f32::NEG_INFINITY, -5.0, f32::NEG_INFINITY];
+        assert_eq!(first(sampling, &one), Ok(1));
+    }
+}
+
+#[test]
+fn a_bias_forces_and_forbids_and_unknown_ids_do_nothing() {
+    let logits = [5.0, 1.0, 4.0];
+    let biased = |bias: &[(u32, f32)]| Sampling {
+        logit_bias: bias.to_vec(),
+        ..greedy()
+    };
+    assert_eq!(first(biased(&[(1, 100.0)]), &logits), Ok(1));
+    assert_eq!(first(biased(&[(0, -100.0)]), &logits), Ok(2));
+    assert_eq!(
+        first(biased(&[(3, 100.0), (u32::MAX, 9.0)]), &logits),
+        Ok(0)
+    );
+}
+
+#[test]
+fn suppressed_tokens_are_never_chosen() {
+    let mut sampler = Sampler::new(greedy(), []);
+    let suppress = |sampler: &mut Sampler, ids: &[u32]| {
+        let mut logits = [5.0, 1.0, 4.0];
+        sampler
+            .choose(&mut logits, ids, &mut Vec::new())
+            .map(|c| c.id)
+    };
+    assert_eq!(suppress(&mut sampler, &[0, 7]), Ok(2));
+    assert_eq!(suppress(&mut sampler, &[0, 2]), Ok(1));
+    let all = suppress(&mut sampler, &[0, 1, 2]);
+    assert_eq!(all, Err(RequestError::InvalidLogits));
+}
+
+/// Worked by hand: the logits after each penalty, read off as log probabilities' differences
+/// would hide a common shift, so the history is asked directly.
+#[test]
+fn penalties_match_hand_computed_values() {
+    let penalized = |sampling: &Sampling| {
+        let mut history = History::new(sampling, [0, 1]);
+        for id in [1, 2, 2, 3] {
+            history.push(id);
+        }
+        let mut logits = [4.0, -4.0, 3.0, -1.0, 2.0];
+        history.penalize(sampling, &mut logits);
+        logits
+    };
+    let off = Sampling::default();
+    assert_eq!(penalized(&off), [4.0, -4.0, 3.0, -1.0, 2.0]);
+    // Prompt and answer: positive logits halve, negative ones double, once per token.
+    let repetition = Sampling {
+        repetition_penalty: 2.0,
+        ..off.clone()
+    };
+    assert_eq!(penalized(&repetition), [2.0, -8.0, 1.5, -2.0, 2.0]);
+    // The answer alone: once per occurrence.
+    let frequency = Sampling {
+        frequency_penalty: 0.5,
+        ..off.clone()
+    };
+    assert_eq!(penalized(&frequency), [4.0, -4.5, 2.0, -1.5, 2.0]);
+    // The answer alone: once.
+    let presence = Sampling {
+        presence_penalty: 0.5,
+        ..off.clone()
+    };
+    assert_eq!(penalized(&presence), [4.0, -4.5, 2.5, -1.5, 2.0]);
+    let all = Sampling {
+        repetition_penalty: 2.0,
+        frequency_penalty: 0.5,
+        presence_penalty: 0.25,
+        ..off
+    };
+    assert_eq!(penalized(&all), [2.0, -8.75, 0.25, -2.75, 2.0]);
+}
+
+#[test]
+fn penalties_reach_the_choice() {
+    let sampling = Sampling {
+        frequency_penalty: 1.0,
+        ..greedy()
+    };
+    let mut sampler = Sampler::new(sampling, [0]);
+    let mut next = || choose(&mut sampler, &[3.0, 2.5, 0.0]).unwrap().id;
+    // 3 | 2, 2.5 | 2, 1.5 | 1, 1.5 | ...
+    assert_eq!([next(), next(), next(), next()], [0, 1, 0, 1]);
+    let sampling = Sampling {
+        repetition_penalty: 2.0,
+        ..greedy()
+    };
+    let mut sampler = Sampler::new(sampling, [0]);
+    assert_eq!(choose(&mut sampler, &[3.0, 2.5, 0.0]).unwrap().id, 1);
+}
+
+#[test]
+fn top_k_keeps_the_k_most_probable() {
+    let logits = logits_of(&[0.1, 0.4, 0.2, 0.3]);
+    let top = |k| {
+        support(
+            &Sampling {
+                top_k: Some(k),
+                ..seeded(7)
+            },
+            &logits,
+        )
+    };
+    assert_eq!(top(1), [1]);
+    assert_eq!(top(2), [1, 3]);
+    assert_eq!(top(3), [1, 2, 3]);
+    assert_eq!(top(4), [0, 1, 2, 3]);
+    assert_eq!(top(1000), [0, 1, 2, 3]);
+}
+
+#[test]
+fn top_k_of_one_is_greedy_even_where_the_probabilities_round_to_equal() {
+    let logits = [1.0, 1.000_000_1];
+    let sampling = Sampling {
+        top_k: Some(1),
+        temperature: 100.0,
+        ..seeded(3)
+    };
+    assert_eq!(support(&sampling, &logits), [1]);
+}
+
+#[test]
+fn top_p_keeps_the_smallest_set_that_reaches_the_sum() {
+    let logits = logits_of(&[0.1, 0.4, 0.2, 0.3]);
+    let top = |p| {
+        support(
+            &Sampling {
+                top_p: p,
+                ..seeded(7)
+            },
+            &logits,
+        )
+    };
+    assert_eq!(top(0.01), [1]);
+    assert_eq!(top(0.39), [1]);
+    assert_eq!(top(0.41), [1, 3]);
+    assert_eq!(top(0.69), [1, 3]);
+    assert_eq!(top(0.71), [1, 2, 3]);
+    assert_eq!(top(0.91), [0, 1, 2, 3]);
+}
+
+#[test]
+fn top_p_counts_what_top_k_left() {
+    let logits = logits_of(&[0.1, 0.4, 0.2, 0.3]);
+    // Of 0.4 and 0.3 the first has 57 %.
+    let both = |p| Sampling {
+        top_k: Some(2),
+        top_p: p,
+        ..seeded(7)
+    };
+    assert_eq!(support(&both(0.56), &logits), [1]);
+    assert_eq!(support(&both(0.58), &logits), [1, 3]);
+}
+
+#[test]
+fn min_p_drops_what_is_below_a_share_of_the_best() {
+    let logits = logits_of(&[0.1, 0.4, 0.2, 0.3]);
+    let min = |p| Sampling {
+        min_p: p,
+        ..seeded(7)
+    };
+    assert_eq!(support(&min(0.24), &logits), [0, 1, 2, 3]);
+    assert_eq!(support(&min(0.26), &logits), [1, 2, 3]);
+    assert_eq!(support(&min(0.76), &logits), [1]);
+    assert_eq!(support(&min(1.0), &logits), [1]);
+    let with_top_p = Sampling {
+        top_p: 0.95,
+        ..min(0.51)
+    };
+    assert_eq!(support(&with_top_p, &logits), [1, 3]);
+}
+
+#[test]
+fn draws_follow_the_distribution() {
+    let probabilities = [0.1, 0.4, 0.2, 0.3];
+    let logits = logits_of(&probabilities);
+    let n = 20_000;
+    let plain = seeded(11);
+    // The same distribution by the sorted path: nothing is cut at this `top_p`.
+    let sorted = Sampling {
+        top_p: 0.999_999,
+        ..seeded(12)
+    };
+    for sampling in [plain, sorted] {
+        let counts = counts(&sampling, &logits, n);
+        for (id, p) in (0..).zip(probabilities) {
+            let share = counts[&id] as f32 / n as f32;
+            // More than five standard deviations.
+            assert!((share - p).abs() < 0.018, "{id}: {share} of {p}");
+        }
+    }
+}
+
+#[test]
+fn temperature_sharpens_and_flattens() {
+    let logits = logits_of(&[0.2, 0.8]);
+    let share = |temperature| {
+        let sampling = Sampling {
+            temperature,
+            ..seeded(5)
+        };
+        counts(&sampling, &logits, 20_000)[&1] as f32 / 20_000.0
+    };
+    // 0.8² / (0.8² + 0.2²), and with square roots.
+    assert!((share(0.5) - 0.941).abs() < 0.01);
+    assert!((share(2.0) - 0.667).abs() < 0.018);
+}
+
+#[test]
+fn the_smallest_temperature_is_greedy_and_no_failure() {
+    let sampling = Sampling {
+        temperature: f32::MIN_POSITIVE,
+        ..seeded(5)
+    };
+    assert_eq!(support(&sampling, &[900.0, 1000.0, -1000.0]), [1]);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_draws_and_another_gives_others() {
+    let logits = vec![0.0; 50];
+    let draws = |seed: Option<u64>| {
+        let mut sampler = Sampler::new(
+            Sampling {
+                seed,
+                ..Sampling::default()
+            },
+            [],
+        );
+        let draw = |_| choose(&mut sampler, &logits).unwrap().id;
+        (0..40).map(draw).collect::<Vec<_>>()
+    };
+    assert_eq!(draws(Some(1)), draws(Some(1)));
+    assert_ne!(draws(Some(1)), draws(Some(2)));
+    assert_ne!(draws(None), draws(None));
+}
+
+#[test]
+fn log_probabilities_are_the_models_own_whatever_was_chosen() {
+    let logits = logits_of(&[0.125, 0.5, 0.125, 0.25]);
+    let sampling = Sampling {
+        logprobs: Some(3),
+        logit_bias: vec![(0, 50.0)],
+        repetition_penalty: 2.0,
+        ..greedy()
+    };
+    let choice = choose(&mut Sampler::new(sampling, [1]), &logits).unwrap();
+    assert_eq!(choice.id, 0);
+    let logprobs = choice.logprobs.unwrap();
+    let close = |x: f32, p: f32| (x - p.ln()).abs() < 1e-6;
+    assert!(close(logprobs.chosen, 0.125));
+    let ids: Vec<_> = logprobs.top.iter().map(|(id, _)| *id).collect();
+    assert_eq!(ids, [1, 3, 0], "best first, equal ones by id");
+    assert!(close(logprobs.top[0].1, 0.5) && close(logprobs.top[1].1, 0.25));
+}
+
+#[test]
+fn log_probabilities_come_only_when_asked_and_never_infinite() {
+    let logits = [f32::NEG_INFINITY, 2.0];
+    let report = |n| {
+        let sampling = Sampling {
+            logprobs: n,
+            ..greedy()
+        };
+        choose(&mut Sampler::new(sampling, []), &logits)
+            .unwrap()
+            .logprobs
+    };
+    assert_eq!(report(None), None);
+    assert_eq!(
+        report(Some(0)),
+        Some(Logprobs {
+            chosen: 0.0,
+            top: vec![]
+        })
+    );
+    let two = Logprobs {
+        chosen: 0.0,
+        top: vec![(1, 0.0)],
+    };
+    assert_eq!(report(Some(2)), Some(two));
+}
+
+/// The definition, without any shortcut: a full sort and prefix sums.
+fn reference_support(sampling: &Sampling, logits: &[f32]) -> Vec<u32> {
+    let mut ids: Vec<u32> = (0..).take(logits.len()).collect();
+    ids.sort_by(by_logit(logits));
+    ids.truncate(sampling.top_k.map_or(usize::MAX, |k| k as usize));
+    let best = logits[ids[0] as usize];
+    let weight = |id: u32| f64::from(((logits[id as usize] - best) / sampling.temperature).exp());
+    let total: f64 = ids.iter().map(|&id| weight(id)).sum();
+    let mut before = 0.0;
+    let mut kept = Vec::new();
+    for id in ids {
+        let reached = sampling.top_p < 1.0 && before >= f64::from(sampling.top_p) * total;
+        if (reached && !kept.is_empty()) || weight(id) < f64::from(sampling.min_p) {
+            break;
+        }
+        before += weight(id);
+        kept.push(id);
+    }
+    kept
+}
+
+proptest! {
+    /// On vocabularies beyond the first portion that is sorted, flat ones included.
+    #[test]
+    fn the_partial_selection_draws_as_a_full_sort_would(
+        seed in any::<u64>(),
+        spread in prop_oneof![Just(0.0_f32), 0.1_f32..8.0],
+        top_k in proptest::option::of(1_u32..700),
+        top_p in prop_oneof![Just(1.0_f32), 0.01_f32..0.999],
+        min_p in prop_oneof![Just(0.0_f32), 0.001_f32..0.5],
+        temperature in 0.2_f32..2.0,
+        uniform in 0.0_f64..1.0,
+    ) {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let logits: Vec<f32> = (0..600).map(|_| spread * rng.random::<f32>()).collect();
+        let sampling = Sampling { temperature, top_k, top_p, min_p, ..Sampling::default() };
+        let kept = reference_support(&sampling, &logits);
+        let id = draw::draw(&sampling, &mut logits.clone(), uniform, &mut Vec::new()).unwrap();
+        prop_assert!(kept.contains(&id), "{} is not among {:?}", id, kept);
+        // The ends of the range reach the ends of the support, where rounding cannot hide them.
+        let end = |uniform| draw::draw(&sampling, &mut logits.clone(), uniform, &mut Vec::new());
+        if top_p < 1.0 || top_k.is_some_and(|k| k < 600) {
+            prop_assert_eq!(end(0.0), kept.first().copied());
+            let weakest = logits[kept[kept.len() - 1] as usize] - logits[kept[0] as usize];
+            if weakest / temperature > -15.0 {
+                prop_assert_eq!(end(1.0 - 1e-15), kept.last().copied());
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Activations.
+
+use candle_core::{D, Result, Tensor, bail};
+
+use crate::{cpu, portable};
+
+/// `silu(gate) * up`, the gated activation of Llama-like decoders (Shazeer 2020).
+///
+/// `gate_up` is `[.., 2 * width]`, the gate first; the result is `[.., width]`.
+///
+/// # Errors
+/// When the last dimension is odd or the device fails.
+pub fn swiglu(gate_up: &Tensor) -> Result<Tensor> {
+    if !gate_up.dim(D::Minus1)?.is_multiple_of(2) {
+        bail!(
+            "swiglu takes a gate and as many values, not {:?}",
+            gate_up.shape()
+        );
+    }
+    if gate_up.device().is_cpu() {
+        cpu::swiglu(gate_up)
+    } else {
+        portable::swiglu(gate_up)
+    }
+}
+
+/// `0.5 x (1 + erf(x / sqrt(2)))`, PyTorch's `gelu` without approximation.
+///
+/// # Errors
+/// When the device fails.
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        cpu::gelu(x)
+    } else {
+        x.gelu_erf()
+    }
+}
+
+/// `x * sigmoid(1.702 x)`, the activation of OpenAI's CLIP.
+///
+/// # Errors
+/// When the device fails.
+pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        cpu::quick_gelu(x)
+    } else {
+        portable::quick_gelu(x)
+    }
+}
+
+/// Softmax over the last dimension.
+///
+/// # Errors
+/// When the device fails.
+pub fn softmax(x: &Tensor) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        cpu::softmax(x)
+    } else {
+        candle_nn::ops::softmax_last_dim(&x.contiguous()?)
+    }
+}

@@ -1,0 +1,122 @@
+//! From tensors to slices: what the kernels read and write.
+
+use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
+use half::{bf16, f16};
+
+/// The elements of a tensor in one of the dtypes that weights and caches come in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Elements<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+    Bf16(&'a [bf16]),
+}
+
+impl<'a> Elements<'a> {
+    /// All elements of a contiguous tensor.
+    pub(crate) fn contiguous(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            bail!("a kernel needs a contiguous tensor");
+        };
+        Ok(match storage {
+            CpuStorage::F32(all) => Self::F32(&all[start..end]),
+            CpuStorage::F16(all) => Self::F16(&all[start..end]),
+            CpuStorage::BF16(all) => Self::Bf16(&all[start..end]),
+            _ => bail!("a kernel needs f32, f16 or bf16"),
+        })
+    }
+}
+
+/// Runs the expression `$body` with `$data` bound to the slice inside, whatever its dtype.
+macro_rules! for_elements {
+    ($elements:expr, $data:ident => $body:expr) => {
+        match $elements {
+            $crate::cpu::host::Elements::F32($data) => $body,
+            $crate::cpu::host::Elements::F16($data) => $body,
+            $crate::cpu::host::Elements::Bf16($data) => $body,
+        }
+    };
+}
+pub(crate) use for_elements;
+
+/// Lends the elements of a tensor to `f`, contiguous, copied only if they are not.
+pub(crate) fn with_elements<R>(
+    tensor: &Tensor,
+    f: impl FnOnce(Elements<'_>) -> Result<R>,
+) -> Result<R> {
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => f(Elements::contiguous(storage, layout)?),
+        _ => bail!("a CPU kernel was given a tensor of another device"),
+    }
+}
+
+/// The same for activations, which are f32.
+pub(crate) fn with_f32<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+    if tensor.dtype() != DType::F32 {
+        bail!("on the CPU activations are f32, not {:?}", tensor.dtype());
+    }
+    with_elements(tensor, |elements| match elements {
+        Elements::F32(data) => f(data),
+        Elements::F16(_) | Elements::Bf16(_) => bail!("on the CPU activations are f32"),
+    })
+}
+
+/// Lends a small vector of parameters as f32, whatever it is stored as.
+pub(crate) fn with_parameters<R>(
+    tensor: &Tensor,
+    f: impl FnOnce(&[f32]) -> Result<R>,
+) -> Result<R> {
+    with_f32(&tensor.to_dtype(DType::F32)?, f)
+}
+
+/// An f32 tensor that is contiguous but for its first dimension, such as the part of a fused
+/// projection that belongs to the queries: row `i` starts at `i * stride`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// The first `width` elements of row `index`.
+    #[inline(always)]
+    pub(crate) fn row(&self, index: usize, width: usize) -> &'a [f32] {
+        &self.data[index * self.stride..][..width]
+    }
+}
+
+/// Lends a tensor by rows; it is copied only if a row of it is not contiguous.
+pub(crate) fn with_rows<R>(tensor: &Tensor, f: impl FnOnce(Rows<'_>) -> Result<R>) -> Result<R> {
+    if tensor.dtype() != DType::F32 {
+        bail!("on the CPU activations are f32, not {:?}", tensor.dtype());
+    }
+    let dims = tensor.dims();
+    let inner = dims[1..].iter().product();
+    let mut dense = 1;
+    let by_rows = dims[1..]
+        .iter()
+        .zip(&tensor.stride()[1..])
+        .rev()
+        .all(|(&dim, &stride)| {
+            let fits = dim == 1 || stride == dense;
+            dense *= dim;
+            fits
+        });
+    if !by_rows || tensor.stride()[0] < inner || tensor.elem_count() == 0 {
+        return with_f32(tensor, |data| {
+            f(Rows {
+                data,
+                stride: inner,
+            })
+        });
+    }
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(CpuStorage::F32(all)) => f(Rows {
+            data: &all[layout.start_offset()..],
+            stride: layout.stride()[0],
+        }),
+        _ => bail!("a CPU kernel was given a tensor of another device"),
+    }
+}

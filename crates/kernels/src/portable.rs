@@ -1,0 +1,240 @@
+//! The kernels as plain candle operations, for devices that have none of their own.
+//!
+//! Everything stays in the dtype of the activations but scores and their softmax, which are f32
+//! as in the reference implementations. The CPU could run this too, and does so in the tests:
+//! it is what the CPU kernels are held against.
+
+use candle_core::{D, DType, Device, IndexOp, Result, Tensor, bail};
+use candle_nn::ops::{rms_norm as fused_rms_norm, sigmoid, softmax_last_dim};
+use candle_nn::rotary_emb::rope_thd;
+
+use crate::ragged::{PAGE_TOKENS, Sequence};
+
+/// Sequences that are attended to in one go.
+#[derive(Debug)]
+struct Group {
+    /// `[sequences * rows]` rows of the step.
+    rows: Tensor,
+    /// `[sequences * blocks]` blocks of the cache, short sequences filled up with block 0.
+    blocks: Tensor,
+    sequences: usize,
+    /// Rows of each sequence: 1, or there is one sequence.
+    rows_each: usize,
+    kv_len: usize,
+    /// `[sequences, 1, 1, rows_each, kv_len]` of 0 and -inf, added to the scores.
+    mask: Tensor,
+}
+
+/// Index tensors and masks of a step, brought to the device once for all layers.
+#[derive(Debug)]
+pub(crate) struct GatherPlan {
+    groups: Vec<Group>,
+    /// `[T]` for each row of the step its row among the groups' results.
+    order: Tensor,
+    /// `[T, 1]` slots of the new tokens.
+    slots: Tensor,
+}
+
+impl GatherPlan {
+    /// All sequences with one new row make one group, each of the others its own.
+    pub(crate) fn new(sequences: &[Sequence], slots: &[u32], device: &Device) -> Result<Self> {
+        let (single, several): (Vec<&Sequence>, Vec<&Sequence>) = sequences
+            .iter()
+            .filter(|s| !s.rows.is_empty())
+            .partition(|s| s.rows.len() == 1);
+        let mut members: Vec<Vec<&Sequence>> = several.into_iter().map(|s| vec![s]).collect();
+        if !single.is_empty() {
+            members.push(single);
+        }
+        let mut order = vec![0u32; slots.len()];
+        let rows = members.iter().flatten().flat_map(|s| s.rows.clone());
+        for (at, row) in (0u32..).zip(rows) {
+            order[row] = at;
+        }
+        let groups = members
+            .iter()
+            .map(|m| Group::new(m, device))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            groups,
+            order: Tensor::new(order, device)?,
+            slots: Tensor::new(slots, device)?.unsqueeze(1)?,
+        })
+    }
+}
+
+impl Group {
+    fn new(members: &[&Sequence], device: &Device) -> Result<Self> {
+        let rows_each = members[0].rows.len();
+        let kv_len = members.iter().map(|s| s.kv_len).max().unwrap_or(0);
+        let columns = kv_len.div_ceil(PAGE_TOKENS);
+        let rows: Vec<u32> = members
+            .iter()
+            .flat_map(|s| s.rows.clone())
+            .map(|row| row as u32)
+            .collect();
+        let mut blocks = vec![0u32; members.len() * columns];
+        let mut mask = vec![0f32; members.len() * rows_each * kv_len];
+        for (i, sequence) in members.iter().enumerate() {
+            blocks[i * columns..][..sequence.blocks.len()].copy_from_slice(&sequence.blocks);
+            for row in 0..rows_each {
+                let hidden = &mut mask[(i * rows_each + row) * kv_len..][..kv_len];
+                hidden[sequence.visible(row)..].fill(f32::NEG_INFINITY);
+            }
+        }
+        Ok(Self {
+            rows: Tensor::new(rows, device)?,
+            blocks: Tensor::new(blocks, device)?,
+            sequences: members.len(),
+            rows_each,
+            kv_len,
+            mask: Tensor::from_vec(mask, (members.len(), 1, 1, rows_each, kv_len), device)?,
+        })
+    }
+
+    /// `[sequences, kv_len, kv_heads, head_dim]` of the cache, in the queries' dtype.
+    fn gather(&self, cache: &Tensor, dtype: DType) -> Result<Tensor> {
+        let (_, page, kv_heads, head_dim) = cache.dims4()?;
+        let pages = cache.index_select(&self.blocks, 0)?.to_dtype(dtype)?;
+        let columns = pages.dim(0)? / self.sequences;
+        pages
+            .reshape((self.sequences, columns * page, kv_heads, head_dim))?
+            .narrow(1, 0, self.kv_len)
+    }
+
+    fn attend(&self, q: &Tensor, k_cache: &Tensor, v_cache: &Tensor, scale: f32) -> Result<Tensor> {
+        let (_, heads, head_dim) = q.dims3()?;
+        let kv_heads = k_cache.dim(2)?;
+        let shared = heads / kv_heads;
+        let (n, rows, kv_len) = (self.sequences, self.rows_each, self.kv_len);
+        let q = q
+            .index_select(&self.rows, 0)?
+            .reshape((n, rows, kv_heads, shared, head_dim))?
+            .permute((0, 2, 3, 1, 4))?
+            .reshape((n * kv_heads, shared * rows, head_dim))?;
+        let k = self
+            .gather(k_cache, q.dtype())?
+            .permute((0, 2, 3, 1))?
+            .reshape((n * kv_heads, head_dim, kv_len))?;
+        let v = self.gather(v_cache, q.dtype())?.transpose(1, 2)?.reshape((
+            n * kv_heads,
+            kv_len,
+            head_dim,
+        ))?;
+        let scores = scores(&q, &k, scale)?
+            .reshape((n, kv_heads, shared, rows, kv_len))?
+            .broadcast_add(&self.mask)?;
+        softmax_last_dim(&scores)?
+            .reshape((n * kv_heads, shared * rows, kv_len))?
+            .to_dtype(v.dtype())?
+            .matmul(&v)?
+            .reshape((n, kv_heads, shared, rows, head_dim))?
+            .permute((0, 3, 1, 2, 4))?
+            .reshape((n * rows, heads, head_dim))
+    }
+}
+
+fn scores(q: &Tensor, k: &Tensor, scale: f32) -> Result<Tensor> {
+    q.matmul(k)?
+        .to_dtype(DType::F32)?
+        .affine(f64::from(scale), 0.)
+}
+
+/// Scatters rows into the cache's own storage.
+pub(crate) fn write_kv(new: &Tensor, cache: &Tensor, plan: &GatherPlan) -> Result<()> {
+    let (blocks, page, kv_heads, head_dim) = cache.dims4()?;
+    let width = kv_heads * head_dim;
+    if !cache.is_contiguous() {
+        bail!("a cache must be contiguous to be written in place");
+    }
+    let rows = new.dim(0)?;
+    if rows == 0 {
+        return Ok(());
+    }
+    let new = new
+        .reshape((rows, width))?
+        .to_dtype(cache.dtype())?
+        .contiguous()?;
+    let slots = plan.slots.broadcast_as((rows, width))?.contiguous()?;
+    // Reshaping what is contiguous shares the storage, so this writes to the cache itself.
+    cache
+        .reshape((blocks * page, width))?
+        .scatter_set(&slots, &new, 0)
+}
+
+/// See [`crate::paged_attention`].
+pub(crate) fn paged_attention(
+    q: &Tensor,
+    k_cache: &Tensor,
+    v_cache: &Tensor,
+    plan: &GatherPlan,
+    scale: f32,
+) -> Result<Tensor> {
+    if plan.groups.is_empty() {
+        return q.zeros_like();
+    }
+    let q = q.contiguous()?;
+    let results = plan
+        .groups
+        .iter()
+        .map(|group| group.attend(&q, k_cache, v_cache, scale))
+        .collect::<Result<Vec<_>>>()?;
+    Tensor::cat(&results, 0)?.index_select(&plan.order, 0)
+}
+
+/// See [`crate::attention`].
+pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<Tensor> {
+    let q = q.transpose(1, 2)?.contiguous()?;
+    let k = k.transpose(1, 2)?.transpose(2, 3)?.contiguous()?;
+    let v = v.transpose(1, 2)?.contiguous()?;
+    // Picture by picture: the scores of all pictures together would be gigabytes.
+    let pictures = (0..q.dim(0)?)
+        .map(|i| {
+            let scores = scores(&q.i(i)?, &k.i(i)?, scale)?;
+            softmax_last_dim(&scores)?
+                .to_dtype(v.dtype())?
+                .matmul(&v.i(i)?)?
+                .transpose(0, 1)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Tensor::stack(&pictures, 0)?.contiguous()
+}
+
+/// See [`crate::Linear::forward`]; `x` is `[rows, in]`.
+pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let y = x.matmul(&weight.to_dtype(x.dtype())?.t()?)?;
+    match bias {
+        Some(bias) => y.broadcast_add(&bias.to_dtype(x.dtype())?),
+        None => Ok(y),
+    }
+}
+
+/// See [`crate::rms_norm`].
+pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+    fused_rms_norm(&x.contiguous()?, &weight.to_dtype(x.dtype())?, eps)
+}
+
+/// See [`crate::layer_norm`].
+pub(crate) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
+    let weight = weight.to_dtype(x.dtype())?;
+    let bias = bias.to_dtype(x.dtype())?;
+    candle_nn::ops::layer_norm(&x.contiguous()?, &weight, &bias, eps)
+}
+
+/// See [`crate::rope`].
+pub(crate) fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    let cos = cos.to_dtype(x.dtype())?.contiguous()?;
+    let sin = sin.to_dtype(x.dtype())?.contiguous()?;
+    rope_thd(&x.contiguous()?.unsqueeze(0)?, &cos, &sin)?.squeeze(0)
+}
+
+/// See [`crate::swiglu`].
+pub(crate) fn swiglu(gate_up: &Tensor) -> Result<Tensor> {
+    let parts = gate_up.chunk(2, D::Minus1)?;
+    parts[0].silu()? * &parts[1]
+}
+
+/// See [`crate::quick_gelu`].
+pub(crate) fn quick_gelu(x: &Tensor) -> Result<Tensor> {
+    x * sigmoid(&x.affine(1.702, 0.)?)?
+}

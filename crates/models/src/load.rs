@@ -1,0 +1,174 @@
+//! From files to a model on a device.
+
+use std::cell::Cell;
+use std::fmt;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use vlmd_backend::Model;
+use vlmd_kernels::weights::Weights;
+
+use crate::common::params::Params;
+use crate::{LoadError, ModelFiles, Processor, registry};
+
+/// Called while weights are read, with the bytes done and the bytes in all.
+pub type OnProgress = Box<dyn Fn(u64, u64) + Send + Sync>;
+
+/// Where and how to load.
+pub struct LoadOptions {
+    /// Where the weights go and where the model runs.
+    pub device: Device,
+    /// Type of the weights: `F32`, `F16` or `BF16`. `None` keeps them as stored on a CPU, which
+    /// widens them as it computes, and means `BF16` elsewhere.
+    pub dtype: Option<DType>,
+    /// Hears of progress, in bytes of the weight files.
+    pub on_progress: Option<OnProgress>,
+}
+
+impl Default for LoadOptions {
+    /// On the CPU, as stored.
+    fn default() -> Self {
+        Self {
+            device: Device::Cpu,
+            dtype: None,
+            on_progress: None,
+        }
+    }
+}
+
+impl fmt::Debug for LoadOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadOptions")
+            .field("device", &self.device)
+            .field("dtype", &self.dtype)
+            .field("on_progress", &self.on_progress.is_some())
+            .finish()
+    }
+}
+
+/// A checkpoint, ready to serve.
+pub struct LoadedModel {
+    /// Makes prompts.
+    pub processor: Arc<dyn Processor>,
+    /// Runs them.
+    pub model: Box<dyn Model>,
+    /// The architecture's short name.
+    pub architecture: &'static str,
+    /// Size of the weight files in bytes.
+    pub weight_bytes: u64,
+}
+
+impl fmt::Debug for LoadedModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadedModel")
+            .field("architecture", &self.architecture)
+            .field("spec", self.model.spec())
+            .field("device", self.model.device())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Loads a checkpoint. All or nothing: whatever is wrong with it is found here, not when serving.
+///
+/// # Errors
+/// See [`LoadError`].
+pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<LoadedModel, LoadError> {
+    files.check()?;
+    let entry = registry::pick(files)?;
+    let weights = files.weights()?;
+    let source = Source::new(&weights, options)?;
+    let (processor, model) = (entry.load)(files, &source)?;
+    source.finish();
+    Ok(LoadedModel {
+        processor,
+        model,
+        architecture: entry.name,
+        weight_bytes: source.total,
+    })
+}
+
+/// Weights on their way to a device.
+pub(crate) struct Source<'a> {
+    weights: &'a Weights,
+    device: &'a Device,
+    /// What weights become; `None` leaves them as stored.
+    dtype: Option<DType>,
+    on_progress: Option<&'a OnProgress>,
+    done: Cell<u64>,
+    total: u64,
+}
+
+impl<'a> Source<'a> {
+    pub(crate) fn new(weights: &'a Weights, options: &'a LoadOptions) -> Result<Self, LoadError> {
+        let dtype = match options.dtype {
+            None if options.device.is_cpu() => None,
+            None => Some(DType::BF16),
+            Some(dtype @ (DType::F32 | DType::F16 | DType::BF16)) => Some(dtype),
+            Some(other) => return Err(LoadError::DType(other.as_str().to_owned())),
+        };
+        Ok(Self {
+            weights,
+            device: &options.device,
+            dtype,
+            on_progress: options.on_progress.as_ref(),
+            done: Cell::new(0),
+            total: weights.total_bytes() as u64,
+        })
+    }
+
+    /// All tensors, by their full names.
+    pub(crate) fn root(&'a self) -> Params<'a> {
+        Params::new(self)
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        self.device
+    }
+
+    pub(crate) fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.weights.shape(name)
+    }
+
+    /// A matrix in the weights' type.
+    pub(crate) fn weight(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        self.tensor(name, shape, self.dtype)
+    }
+
+    /// A tensor in the activations' type: f32 on a CPU, elsewhere that of the weights.
+    pub(crate) fn activation(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        self.tensor(name, shape, Some(self.activation_dtype()))
+    }
+
+    /// The type that activations have on the device.
+    pub(crate) fn activation_dtype(&self) -> DType {
+        match self.dtype {
+            Some(dtype) if !self.device.is_cpu() => dtype,
+            _ => DType::F32,
+        }
+    }
+
+    fn tensor(
+        &self,
+        name: &str,
+        shape: &[usize],
+        dtype: Option<DType>,
+    ) -> Result<Tensor, LoadError> {
+        let tensor = self.weights.tensor(name, shape, dtype, self.device)?;
+        let stored = self.weights.dtype(name).unwrap_or(tensor.dtype());
+        let bytes = tensor.elem_count() * stored.size_in_bytes();
+        self.done.set(self.done.get() + bytes as u64);
+        self.report(self.done.get().min(self.total));
+        Ok(tensor)
+    }
+
+    /// Layers that are never used count as done.
+    fn finish(&self) {
+        self.report(self.total);
+    }
+
+    fn report(&self, done: u64) {
+        if let Some(on_progress) = self.on_progress {
+            on_progress(done, self.total);
+        }
+    }
+}

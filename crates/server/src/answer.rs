@@ -1,0 +1,174 @@
+//! From the engine's events to the text of one answer.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use vlmd_api::{FinishReason, StopReason, TokenLogprob, TopLogprob};
+use vlmd_engine::{Event, FinishReason as EngineFinish, Logprobs, RequestError};
+use vlmd_text::{Detokenizer, StopMatcher, TextError, Tokenizer};
+
+use crate::error::Refusal;
+
+/// How the answers of a request are written; the same for all of them.
+#[derive(Debug, Clone)]
+pub(crate) struct Style {
+    pub(crate) tokenizer: Arc<Tokenizer>,
+    /// Tokens at which the engine ends the answer, the model's own and the request's.
+    pub(crate) stop_ids: BTreeSet<u32>,
+    /// Those that the request added: only they are given as the reason.
+    pub(crate) own_stop_ids: BTreeSet<u32>,
+    pub(crate) stops: Vec<String>,
+    pub(crate) include_stop: bool,
+    pub(crate) skip_special_tokens: bool,
+    /// Stop strings are not looked for in the first tokens.
+    pub(crate) min_tokens: usize,
+}
+
+/// What an event adds to an answer.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Piece {
+    pub(crate) text: String,
+    pub(crate) logprobs: Vec<TokenLogprob>,
+    /// Set with the last piece.
+    pub(crate) end: Option<End>,
+}
+
+/// How an answer ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) reason: FinishReason,
+    pub(crate) stop: Option<StopReason>,
+}
+
+/// One answer while it is written.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    style: Arc<Style>,
+    detokenizer: Detokenizer,
+    matcher: StopMatcher,
+    tokens: usize,
+}
+
+impl Answer {
+    pub(crate) fn new(style: Arc<Style>) -> Self {
+        let tokenizer = Arc::clone(&style.tokenizer);
+        Self {
+            detokenizer: Detokenizer::new(tokenizer, style.skip_special_tokens),
+            matcher: StopMatcher::new(style.stops.clone(), style.include_stop),
+            style,
+            tokens: 0,
+        }
+    }
+
+    /// Tokens so far, the one that ends the answer included.
+    pub(crate) fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Takes the next event. After a piece with an end there must be no other.
+    pub(crate) fn push(&mut self, event: Event) -> Result<Piece, Refusal> {
+        match event {
+            Event::Token { id, logprobs } => {
+                self.tokens += 1;
+                let mut piece = self.token(id).map_err(undecodable)?;
+                if let Some(logprobs) = logprobs {
+                    let entry = self.logprob(id, &logprobs).map_err(undecodable)?;
+                    piece.logprobs.push(entry);
+                }
+                Ok(piece)
+            }
+            Event::Finished(finish) => self.finish(finish).map_err(undecodable),
+            Event::Failed(error) => Err(Refusal::Generation(error)),
+        }
+    }
+
+    /// The stream ended without a last event: the engine is gone.
+    pub(crate) fn broken() -> Refusal {
+        Refusal::Generation(RequestError::ShuttingDown)
+    }
+
+    fn token(&mut self, id: u32) -> Result<Piece, TextError> {
+        // The engine ends the answer at a stop token, so its text is the last.
+        if self.style.stop_ids.contains(&id) && !self.style.include_stop {
+            return Ok(Piece::default());
+        }
+        let text = self.detokenizer.push(id)?.unwrap_or_default();
+        Ok(self.text(text))
+    }
+
+    /// Looks for stop strings, once `min_tokens` are there.
+    fn text(&mut self, text: String) -> Piece {
+        if self.tokens <= self.style.min_tokens {
+            return Piece {
+                text,
+                ..Piece::default()
+            };
+        }
+        let progress = self.matcher.push(&text);
+        let stop = progress
+            .stopped
+            .and_then(|index| self.style.stops.get(index));
+        Piece {
+            text: progress.emit,
+            end: stop.map(|stop| End {
+                reason: FinishReason::Stop,
+                stop: Some(StopReason::Text(stop.clone())),
+            }),
+            ..Piece::default()
+        }
+    }
+
+    fn finish(&mut self, finish: EngineFinish) -> Result<Piece, TextError> {
+        let rest = self.detokenizer.flush()?.unwrap_or_default();
+        let mut piece = self.text(rest);
+        if piece.end.is_some() {
+            return Ok(piece);
+        }
+        piece.text.push_str(&self.matcher.flush());
+        piece.end = Some(match finish {
+            EngineFinish::Length => End {
+                reason: FinishReason::Length,
+                stop: None,
+            },
+            EngineFinish::Stop(id) => End {
+                reason: FinishReason::Stop,
+                stop: self
+                    .style
+                    .own_stop_ids
+                    .contains(&id)
+                    .then_some(StopReason::Token(id)),
+            },
+        });
+        Ok(piece)
+    }
+
+    fn logprob(&self, id: u32, logprobs: &Logprobs) -> Result<TokenLogprob, TextError> {
+        let entry = |id, logprob| {
+            token_text(&self.style.tokenizer, id).map(|text| TopLogprob::new(text, logprob))
+        };
+        let top = logprobs
+            .top
+            .iter()
+            .map(|&(id, logprob)| entry(id, logprob))
+            .collect::<Result<_, _>>()?;
+        Ok(TokenLogprob::new(entry(id, logprobs.chosen)?, top))
+    }
+}
+
+/// A token's text as it reads in the middle of an answer.
+///
+/// Decoders of the SentencePiece kind drop the space at the start of a text, so the token is
+/// decoded behind itself and the first one taken off.
+fn token_text(tokenizer: &Tokenizer, id: u32) -> Result<String, TextError> {
+    let alone = tokenizer.decode(&[id], false)?;
+    let twice = tokenizer.decode(&[id, id], false)?;
+    Ok(match twice.strip_prefix(&alone) {
+        Some(text) if !text.is_empty() => text.to_owned(),
+        _ => alone,
+    })
+}
+
+fn undecodable(error: TextError) -> Refusal {
+    tracing::error!(%error, "an answer cannot be decoded");
+    Refusal::Internal
+}

@@ -1,0 +1,318 @@
+//! Every way to say no, and what it looks like on the wire.
+
+use std::borrow::Cow;
+
+use axum::Json;
+use axum::http::header::{CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use vlmd_api::{ErrorBody, ErrorDetail, ErrorType, Health};
+use vlmd_engine::SubmitError;
+use vlmd_media::{ErrorKind, MediaError};
+use vlmd_models::PrepareError;
+
+/// Why a request is not answered.
+///
+/// The texts go to the client. Causes that are the server's own say so and no more; their
+/// details are in the log.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error(transparent)]
+    Request(#[from] vlmd_api::RequestError),
+    #[error("a valid API key is required: `Authorization: Bearer <key>`")]
+    Unauthorized,
+    #[error("the request body must be JSON (`Content-Type: application/json`), got {0}")]
+    ContentType(String),
+    #[error(
+        "the request body may have at most {limit} bytes (`--max-body-bytes`), this one {given}"
+    )]
+    BodyTooLarge { limit: usize, given: String },
+    #[error("the request body did not arrive within {0} s (`--body-timeout`)")]
+    BodyTimeout(u64),
+    #[error("the request body broke off")]
+    BodyBroken,
+    #[error("there is no route `{0}`; GET /docs lists them")]
+    UnknownRoute(String),
+    #[error("`{path}` does not answer to {method}")]
+    Method { path: String, method: String },
+    #[error("the model `{name}` does not exist; this server has {served}")]
+    UnknownModel { name: String, served: String },
+    #[error(
+        "At most {limit} image(s) may be provided in one request (`--max-images`), this one has {given}."
+    )]
+    TooManyImages { limit: usize, given: usize },
+    #[error("`{field}`: {source}")]
+    Media { field: String, source: MediaError },
+    #[error("`{field}`: {source}")]
+    Prepare { field: String, source: PrepareError },
+    #[error(
+        "This model's maximum context length is {limit} tokens (`--max-model-len`), and the \
+         messages take {prompt} of them, which leaves no room for an answer."
+    )]
+    PromptTooLong { limit: usize, prompt: usize },
+    #[error(
+        "This model's maximum context length is {limit} tokens (`--max-model-len`), but {prompt} \
+         in the messages and `{field}` of {wanted} make {}.",
+        .prompt.saturating_add(*.wanted)
+    )]
+    AnswerTooLong {
+        limit: usize,
+        prompt: usize,
+        wanted: usize,
+        field: &'static str,
+    },
+    #[error("`{field}` must name tokens below {vocab_size}, the size of the vocabulary, got {id}")]
+    UnknownToken {
+        field: &'static str,
+        id: u32,
+        vocab_size: usize,
+    },
+    #[error("{}", .0.message())]
+    NotReady(Health),
+    #[error("{limit} requests are under way already (`--max-inflight`)")]
+    Overloaded { limit: usize },
+    #[error("{0}")]
+    Submit(SubmitError),
+    #[error("{0}")]
+    Generation(vlmd_engine::RequestError),
+    #[error("the server failed to answer this request")]
+    Internal,
+}
+
+/// What the wire says about a [`Refusal`], beside its text.
+struct Class {
+    status: StatusCode,
+    kind: ErrorType,
+    code: &'static str,
+}
+
+const fn class(status: StatusCode, kind: ErrorType, code: &'static str) -> Class {
+    Class { status, kind, code }
+}
+
+const fn bad_request(code: &'static str) -> Class {
+    class(
+        StatusCode::BAD_REQUEST,
+        ErrorType::InvalidRequestError,
+        code,
+    )
+}
+
+const fn unavailable(code: &'static str) -> Class {
+    class(
+        StatusCode::SERVICE_UNAVAILABLE,
+        ErrorType::ServiceUnavailableError,
+        code,
+    )
+}
+
+const INTERNAL: Class = class(
+    StatusCode::INTERNAL_SERVER_ERROR,
+    ErrorType::ServerError,
+    "internal_error",
+);
+
+impl Refusal {
+    fn class(&self) -> Class {
+        use ErrorType::{AuthenticationError, InvalidRequestError, NotFoundError};
+        match self {
+            Self::Request(error) => bad_request(error.code()),
+            Self::Unauthorized => class(
+                StatusCode::UNAUTHORIZED,
+                AuthenticationError,
+                "invalid_api_key",
+            ),
+            Self::ContentType(_) => class(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                InvalidRequestError,
+                "unsupported_content_type",
+            ),
+            Self::BodyTooLarge { .. } => class(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                InvalidRequestError,
+                "request_too_large",
+            ),
+            Self::BodyTimeout(_) => class(
+                StatusCode::REQUEST_TIMEOUT,
+                InvalidRequestError,
+                "request_timeout",
+            ),
+            Self::BodyBroken => bad_request("incomplete_body"),
+            Self::UnknownRoute(_) => class(StatusCode::NOT_FOUND, NotFoundError, "route_not_found"),
+            Self::Method { .. } => class(
+                StatusCode::METHOD_NOT_ALLOWED,
+                InvalidRequestError,
+                "method_not_allowed",
+            ),
+            Self::UnknownModel { .. } => {
+                class(StatusCode::NOT_FOUND, NotFoundError, "model_not_found")
+            }
+            Self::TooManyImages { .. } => bad_request("too_many_images"),
+            Self::Media { source, .. } => media_class(source.kind()),
+            Self::Prepare { source, .. } => match source {
+                PrepareError::Template(_) => bad_request("invalid_messages"),
+                PrepareError::Image { .. } => bad_request("invalid_image"),
+                PrepareError::Tokenize(_) => bad_request("invalid_text"),
+                _ => INTERNAL,
+            },
+            Self::PromptTooLong { .. } | Self::AnswerTooLong { .. } => {
+                bad_request("context_length_exceeded")
+            }
+            Self::UnknownToken { .. } => bad_request("invalid_value"),
+            Self::NotReady(_) => unavailable("not_ready"),
+            Self::Overloaded { .. } => unavailable("overloaded"),
+            Self::Submit(error) => match error {
+                SubmitError::QueueFull { .. } => unavailable("queue_full"),
+                SubmitError::NotRunning => unavailable("not_ready"),
+                SubmitError::TooLong { .. } => bad_request("context_length_exceeded"),
+                _ => INTERNAL,
+            },
+            Self::Generation(vlmd_engine::RequestError::ShuttingDown) => {
+                unavailable("shutting_down")
+            }
+            Self::Generation(_) | Self::Internal => INTERNAL,
+        }
+    }
+
+    fn param(&self) -> Option<String> {
+        match self {
+            Self::Request(error) => error.param().map(str::to_owned),
+            Self::UnknownModel { .. } => Some("model".into()),
+            Self::TooManyImages { .. }
+            | Self::PromptTooLong { .. }
+            | Self::Submit(SubmitError::TooLong { .. }) => Some("messages".into()),
+            Self::Media { field, .. } | Self::Prepare { field, .. } => Some(field.clone()),
+            Self::AnswerTooLong { field, .. } | Self::UnknownToken { field, .. } => {
+                Some((*field).into())
+            }
+            _ => None,
+        }
+    }
+
+    /// Seconds after which the same request may do better.
+    fn retry_after(&self) -> Option<u32> {
+        match self {
+            // A model takes its time to load.
+            Self::NotReady(_) => Some(10),
+            Self::Overloaded { .. } | Self::Submit(SubmitError::QueueFull { .. }) => Some(1),
+            Self::Submit(SubmitError::NotRunning)
+            | Self::Generation(vlmd_engine::RequestError::ShuttingDown) => Some(5),
+            _ => None,
+        }
+    }
+
+    /// The status that goes with it.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.class().status
+    }
+
+    /// The envelope.
+    pub(crate) fn body(&self) -> ErrorBody {
+        let class = self.class();
+        let message = match self {
+            // The cause is ours, and its words are for the log.
+            Self::Prepare { .. } | Self::Media { .. } | Self::Submit(_)
+                if class.status == StatusCode::INTERNAL_SERVER_ERROR =>
+            {
+                Self::Internal.to_string()
+            }
+            _ => self.to_string(),
+        };
+        ErrorBody {
+            error: ErrorDetail {
+                message,
+                r#type: class.kind,
+                param: self.param(),
+                code: Cow::Borrowed(class.code),
+            },
+        }
+    }
+
+    fn header(&self) -> Option<(HeaderName, HeaderValue)> {
+        match self {
+            Self::Unauthorized => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+            Self::NotReady(Health::DRAINING) => {
+                Some((CONNECTION, HeaderValue::from_static("close")))
+            }
+            Self::BodyTooLarge { .. } | Self::BodyTimeout(_) => {
+                Some((CONNECTION, HeaderValue::from_static("close")))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn media_class(kind: ErrorKind) -> Class {
+    match kind {
+        ErrorKind::InvalidUrl => bad_request("invalid_image_url"),
+        ErrorKind::ForbiddenAddress => bad_request("image_url_forbidden"),
+        ErrorKind::FetchFailed => bad_request("image_download_failed"),
+        ErrorKind::TooLarge => bad_request("image_too_large"),
+        ErrorKind::UnsupportedFormat | ErrorKind::InvalidImage => bad_request("invalid_image"),
+        _ => INTERNAL,
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        if status == StatusCode::INTERNAL_SERVER_ERROR {
+            tracing::error!(error = ?self, "a request failed");
+        }
+        let mut response = (status, Json(self.body())).into_response();
+        let headers = response.headers_mut();
+        if let Some((name, value)) = self.header() {
+            headers.insert(name, value);
+        }
+        if let Some(seconds) = self.retry_after() {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_inside_the_server_are_not_told() {
+        let source = PrepareError::Tensor(candle_core::Error::Msg("secret at 0x7f".into()));
+        let refusal = Refusal::Prepare {
+            field: "messages".into(),
+            source,
+        };
+        assert_eq!(refusal.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(!refusal.body().error.message.contains("secret"));
+        let refusal = Refusal::Submit(SubmitError::InvalidPrompt("secret".into()));
+        assert!(!refusal.body().error.message.contains("secret"));
+    }
+
+    #[test]
+    fn what_may_pass_tells_when_to_come_back() {
+        for refusal in [
+            Refusal::NotReady(Health::LOADING),
+            Refusal::Overloaded { limit: 1 },
+            Refusal::Submit(SubmitError::QueueFull { waiting: 1 }),
+            Refusal::Generation(vlmd_engine::RequestError::ShuttingDown),
+        ] {
+            assert_eq!(refusal.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert!(refusal.retry_after().is_some(), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn a_context_that_is_too_short_is_told_with_all_numbers() {
+        let refusal = Refusal::AnswerTooLong {
+            limit: 100,
+            prompt: 60,
+            wanted: 50,
+            field: "max_tokens",
+        };
+        let error = refusal.body().error;
+        for number in ["100", "60", "50", "110"] {
+            assert!(error.message.contains(number), "{}", error.message);
+        }
+        assert_eq!(error.param.as_deref(), Some("max_tokens"));
+    }
+}

@@ -1,0 +1,288 @@
+//! All answers to one request, from submission to the last event.
+
+use std::collections::BTreeSet;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use futures::Stream;
+use tokio_util::sync::CancellationToken;
+use vlmd_api::{ChatRequest, Usage};
+use vlmd_backend::Prepared;
+use vlmd_engine::{Event, EventStream, GenerateRequest, Limits, RequestError, Sampling};
+
+use crate::answer::{Answer, Piece, Style};
+use crate::error::Refusal;
+use crate::metrics::Outcome;
+use crate::state::{Admission, AppState, ServedModel};
+
+/// The answers to one request while the engine writes them.
+///
+/// Dropping it gives up what is not finished.
+#[derive(Debug)]
+pub(crate) struct Generation {
+    /// `None` once an answer has ended.
+    streams: Vec<Option<EventStream>>,
+    answers: Vec<Answer>,
+    abort: CancellationToken,
+    account: Account,
+}
+
+/// Counts and logs how a request ended, however it did.
+#[derive(Debug)]
+struct Account {
+    state: AppState,
+    prompt_tokens: usize,
+    completion_tokens: usize,
+    open: usize,
+    failed: bool,
+    start: Instant,
+    first_token_ms: Option<u128>,
+    _admission: Admission,
+}
+
+impl Generation {
+    /// Checks what depends on the prompt's length and the model, and puts the request into the
+    /// engine's line.
+    pub(crate) fn submit(
+        state: &AppState,
+        admission: Admission,
+        model: &ServedModel,
+        request: &ChatRequest,
+        prompt: Prepared,
+    ) -> Result<Self, Refusal> {
+        let prompt_tokens = prompt.tokens.len();
+        let limits = limits(model, request, prompt_tokens)?;
+        let style = Arc::new(style(model, request, &limits));
+        let sampling = sampling(&model.default_sampling, request);
+        let count = request.n.unwrap_or(1);
+        let streams = (0..count)
+            .map(|index| {
+                let mut sampling = sampling.clone();
+                // Equal seeds would give equal answers.
+                sampling.seed = sampling
+                    .seed
+                    .map(|seed| seed.wrapping_add(u64::from(index)));
+                model.engine.submit(GenerateRequest {
+                    prompt: prompt.clone(),
+                    sampling,
+                    limits: limits.clone(),
+                })
+            })
+            .map(|stream| stream.map(Some).map_err(Refusal::Submit))
+            // The first refusal drops the streams before it, which cancels those.
+            .collect::<Result<Vec<_>, _>>()?;
+        let open = streams.len();
+        Ok(Self {
+            answers: streams
+                .iter()
+                .map(|_| Answer::new(Arc::clone(&style)))
+                .collect(),
+            streams,
+            abort: state.aborted(),
+            account: Account {
+                state: state.clone(),
+                prompt_tokens,
+                completion_tokens: 0,
+                open,
+                failed: false,
+                start: Instant::now(),
+                first_token_ms: None,
+                _admission: admission,
+            },
+        })
+    }
+
+    /// Number of answers.
+    pub(crate) fn len(&self) -> usize {
+        self.answers.len()
+    }
+
+    /// Tokens so far.
+    pub(crate) fn usage(&self) -> Usage {
+        Usage::new(self.account.prompt_tokens, self.account.completion_tokens)
+    }
+
+    /// The next piece of any answer with that answer's index; `None` when all have ended. After
+    /// an error, which ends all of them, as well.
+    pub(crate) async fn next(&mut self) -> Option<Result<(usize, Piece), Refusal>> {
+        if self.streams.iter().all(Option::is_none) {
+            return None;
+        }
+        let abort = self.abort.clone();
+        let (index, event) = tokio::select! {
+            biased;
+            () = abort.cancelled() => {
+                return Some(Err(self.fail(Refusal::Generation(RequestError::ShuttingDown))));
+            }
+            next = poll_fn(|context| poll_streams(&mut self.streams, context)) => next,
+        };
+        let Some(event) = event else {
+            return Some(Err(self.fail(Answer::broken())));
+        };
+        let answer = &mut self.answers[index];
+        let before = answer.tokens();
+        let piece = match answer.push(event) {
+            Ok(piece) => piece,
+            Err(refusal) => return Some(Err(self.fail(refusal))),
+        };
+        self.account.count(answer.tokens() - before);
+        if let Some(end) = &piece.end {
+            self.streams[index] = None;
+            self.account.open -= 1;
+            let metrics = self.account.state.metrics();
+            metrics.ended(Outcome::Finished(end.reason));
+        }
+        Some(Ok((index, piece)))
+    }
+
+    fn fail(&mut self, refusal: Refusal) -> Refusal {
+        self.streams.iter_mut().for_each(|stream| *stream = None);
+        self.account.failed = true;
+        refusal
+    }
+}
+
+/// Whichever stream has an event, with its index; `None` for a stream that broke off.
+fn poll_streams(
+    streams: &mut [Option<EventStream>],
+    context: &mut Context<'_>,
+) -> Poll<(usize, Option<Event>)> {
+    for (index, stream) in streams.iter_mut().enumerate() {
+        if let Some(stream) = stream
+            && let Poll::Ready(event) = Pin::new(stream).poll_next(context)
+        {
+            return Poll::Ready((index, event));
+        }
+    }
+    Poll::Pending
+}
+
+impl Account {
+    fn count(&mut self, tokens: usize) {
+        self.completion_tokens += tokens;
+        if tokens > 0 && self.first_token_ms.is_none() {
+            self.first_token_ms = Some(self.start.elapsed().as_millis());
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let outcome = match (self.open, self.failed) {
+            (0, _) => "finished",
+            (_, true) => Outcome::Failed.as_str(),
+            (_, false) => Outcome::Aborted.as_str(),
+        };
+        for _ in 0..self.open {
+            self.state.metrics().ended(if self.failed {
+                Outcome::Failed
+            } else {
+                Outcome::Aborted
+            });
+        }
+        tracing::info!(
+            outcome,
+            prompt_tokens = self.prompt_tokens,
+            completion_tokens = self.completion_tokens,
+            first_token_ms = self.first_token_ms,
+            total_ms = self.start.elapsed().as_millis(),
+            "generated"
+        );
+    }
+}
+
+/// When the answers end; refuses what the context or the vocabulary cannot hold.
+fn limits(model: &ServedModel, request: &ChatRequest, prompt: usize) -> Result<Limits, Refusal> {
+    let limit = model.engine.max_model_len();
+    let room = limit.checked_sub(prompt).filter(|room| *room > 0);
+    let Some(room) = room else {
+        return Err(Refusal::PromptTooLong { limit, prompt });
+    };
+    let max_tokens = match request.max_new_tokens() {
+        None => room,
+        Some(wanted) if wanted as usize <= room => wanted as usize,
+        Some(wanted) => {
+            return Err(Refusal::AnswerTooLong {
+                limit,
+                prompt,
+                wanted: wanted as usize,
+                field: request.max_new_tokens_field(),
+            });
+        }
+    };
+    let mut stop_ids = request.stop_token_ids.clone();
+    if !request.ignore_eos() {
+        stop_ids.extend(model.processor.stop_ids());
+    }
+    Ok(Limits {
+        max_tokens,
+        min_tokens: request.min_tokens.unwrap_or(0) as usize,
+        stop_ids,
+    })
+}
+
+/// Refuses token ids that the model does not have.
+pub(crate) fn check_token_ids(model: &ServedModel, request: &ChatRequest) -> Result<(), Refusal> {
+    let biased = request.logit_bias.keys().map(|id| ("logit_bias", *id));
+    let stopping = request.stop_token_ids.iter();
+    let stopping = stopping.map(|id| ("stop_token_ids", *id));
+    match biased
+        .chain(stopping)
+        .find(|(_, id)| *id as usize >= model.vocab_size)
+    {
+        None => Ok(()),
+        Some((field, id)) => Err(Refusal::UnknownToken {
+            field,
+            id,
+            vocab_size: model.vocab_size,
+        }),
+    }
+}
+
+fn style(model: &ServedModel, request: &ChatRequest, limits: &Limits) -> Style {
+    let own: BTreeSet<u32> = request.stop_token_ids.iter().copied().collect();
+    // An id that ends every answer anyway is no reason of the request's.
+    let always = if request.ignore_eos() {
+        &[]
+    } else {
+        model.processor.stop_ids()
+    };
+    Style {
+        tokenizer: Arc::clone(model.processor.tokenizer()),
+        stop_ids: limits.stop_ids.iter().copied().collect(),
+        own_stop_ids: own.into_iter().filter(|id| !always.contains(id)).collect(),
+        stops: request.stops().to_vec(),
+        include_stop: request.include_stop_str_in_output.unwrap_or(false),
+        skip_special_tokens: request.skip_special_tokens.unwrap_or(true),
+        min_tokens: limits.min_tokens,
+    }
+}
+
+fn sampling(defaults: &Sampling, request: &ChatRequest) -> Sampling {
+    Sampling {
+        temperature: request.temperature.unwrap_or(defaults.temperature),
+        top_p: request.top_p.unwrap_or(defaults.top_p),
+        top_k: request.top_k().unwrap_or(defaults.top_k),
+        min_p: request.min_p.unwrap_or(defaults.min_p),
+        // Negative seeds are as good as others: only their bits matter.
+        seed: request.seed.map(i64::cast_unsigned),
+        repetition_penalty: request
+            .repetition_penalty()
+            .unwrap_or(defaults.repetition_penalty),
+        frequency_penalty: request
+            .frequency_penalty
+            .unwrap_or(defaults.frequency_penalty),
+        presence_penalty: request
+            .presence_penalty
+            .unwrap_or(defaults.presence_penalty),
+        logit_bias: request
+            .logit_bias
+            .iter()
+            .map(|(id, bias)| (*id, *bias))
+            .collect(),
+        logprobs: request.wanted_logprobs().map(|count| count as usize),
+    }
+}

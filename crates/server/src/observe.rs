@@ -1,0 +1,98 @@
+//! Request ids, the access log, and a count of responses.
+
+use std::any::Any;
+use std::time::Instant;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, Method};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use crate::error::Refusal;
+use crate::state::AppState;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longest request id that is taken from a client.
+const MAX_REQUEST_ID: usize = 128;
+
+/// Gives the request an id, logs its answer, counts it.
+///
+/// Neither headers, query nor body are logged: they may hold keys and pictures.
+pub(crate) async fn observe(
+    State(state): State<AppState>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let start = Instant::now();
+    let id = request_id(&request);
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
+    let mut response = next.run(request).instrument(span.clone()).await;
+    response.headers_mut().insert(REQUEST_ID, id);
+
+    let status = response.status();
+    state.metrics().responded(status);
+    let latency_ms = start.elapsed().as_millis();
+    let status = status.as_u16();
+    let _entered = span.enter();
+    // Probes come every few seconds and say nothing new.
+    if method == Method::GET && status < 400 {
+        tracing::debug!(%method, path, status, latency_ms, "answered");
+    } else {
+        tracing::info!(%method, path, status, latency_ms, "answered");
+    }
+    response
+}
+
+/// The client's id if it is short and printable, so that it can be logged as it is; else a new
+/// one.
+fn request_id(request: &Request) -> HeaderValue {
+    let given = request.headers().get(REQUEST_ID).filter(|id| {
+        let bytes = id.as_bytes();
+        (1..=MAX_REQUEST_ID).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+    });
+    match given {
+        Some(id) => id.clone(),
+        None => HeaderValue::try_from(Uuid::new_v4().simple().to_string())
+            .unwrap_or_else(|_| HeaderValue::from_static("unknown")),
+    }
+}
+
+/// What a panic in a handler becomes. Its words stay in the process.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the signature is tower-http's"
+)]
+pub(crate) fn panicked(_panic: Box<dyn Any + Send>) -> Response {
+    Refusal::Internal.into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+
+    fn id_for(given: &str) -> String {
+        let request = Request::builder()
+            .header(REQUEST_ID, given)
+            .body(Body::empty())
+            .unwrap();
+        request_id(&request).to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn short_printable_ids_are_kept_and_others_replaced() {
+        assert_eq!(id_for("run-7/a"), "run-7/a");
+        let long = "x".repeat(129);
+        for odd in ["", "two words", "t\tab", &long] {
+            let id = id_for(odd);
+            assert_eq!(id.len(), 32);
+            assert_ne!(id, odd);
+        }
+    }
+}

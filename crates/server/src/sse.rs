@@ -1,0 +1,189 @@
+//! Answers as server-sent events.
+//!
+//! The frames of a stream, each `data: {json}` and an empty line:
+//!
+//! 1. for every answer, a chunk with `role` and empty content, as soon as the request is in line;
+//! 2. chunks with text, of all answers as they come; a chunk is never empty;
+//! 3. for every answer, once, a chunk with `finish_reason` and no text;
+//! 4. if asked for, a chunk without choices that carries the usage;
+//! 5. `[DONE]`, after an error frame as well.
+//!
+//! A comment keeps the connection alive while nothing is to be said.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::sse::{Event, KeepAlive};
+use axum::response::{IntoResponse, Response, Sse};
+use futures::Stream;
+use serde::Serialize;
+use vlmd_api::{
+    ChatChunk, ChoiceLogprobs, ChunkChoice, Delta, StreamErrorBody, StreamOptions, TokenLogprob,
+};
+
+use crate::answer::Piece;
+use crate::generation::Generation;
+
+/// Silence after which a comment is sent. Proxies commonly close after 30 or 60 seconds.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// What all chunks of a stream share.
+#[derive(Debug)]
+pub(crate) struct Envelope {
+    pub(crate) id: String,
+    pub(crate) created: u64,
+    pub(crate) model: String,
+    pub(crate) options: Option<StreamOptions>,
+    pub(crate) logprobs: bool,
+}
+
+#[derive(Debug)]
+struct Frames {
+    /// `None` once the last frame is in the queue.
+    generation: Option<Generation>,
+    envelope: Envelope,
+    /// Log probabilities of tokens whose text is not out yet, for each answer.
+    withheld: Vec<Vec<TokenLogprob>>,
+    queue: VecDeque<Event>,
+}
+
+/// Sends the answers while they are written. The response body owns the generation, so a client
+/// that goes away gives it up.
+pub(crate) fn respond(generation: Generation, envelope: Envelope) -> Response {
+    let frames = frames(Frames::new(generation, envelope));
+    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("ping");
+    let mut response = Sse::new(frames).keep_alive(keep_alive).into_response();
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (CONTENT_TYPE, "text/event-stream; charset=utf-8"),
+        (CACHE_CONTROL, "no-cache"),
+        // nginx would collect chunks into its buffer.
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+fn frames(frames: Frames) -> impl Stream<Item = Result<Event, Infallible>> {
+    futures::stream::unfold(frames, |mut frames| async {
+        loop {
+            if let Some(event) = frames.queue.pop_front() {
+                return Some((Ok(event), frames));
+            }
+            // Nothing queued and nothing to come: the end.
+            let next = frames.generation.as_mut()?.next().await;
+            match next {
+                Some(Ok((index, piece))) => frames.piece(index, piece),
+                Some(Err(refusal)) => {
+                    if refusal.status().is_server_error() {
+                        tracing::error!(error = %refusal, "a stream broke off");
+                    }
+                    frames.send(&StreamErrorBody::from(refusal.body()));
+                    frames.done();
+                }
+                None => frames.finish(),
+            }
+        }
+    })
+}
+
+impl Frames {
+    fn new(generation: Generation, envelope: Envelope) -> Self {
+        let count = generation.len();
+        let mut frames = Self {
+            generation: Some(generation),
+            envelope,
+            withheld: vec![Vec::new(); count],
+            queue: VecDeque::new(),
+        };
+        for index in 0..count {
+            frames.choice(index, Delta::opening(), Piece::default());
+        }
+        frames
+    }
+
+    fn piece(&mut self, index: usize, mut piece: Piece) {
+        let mut logprobs = std::mem::take(&mut self.withheld[index]);
+        logprobs.append(&mut piece.logprobs);
+        if !piece.text.is_empty() {
+            let delta = Delta::text(std::mem::take(&mut piece.text));
+            let spoken = Piece {
+                logprobs: std::mem::take(&mut logprobs),
+                ..Piece::default()
+            };
+            self.choice(index, delta, spoken);
+        }
+        if piece.end.is_some() {
+            piece.logprobs = logprobs;
+            self.choice(index, Delta::default(), piece);
+        } else {
+            self.withheld[index] = logprobs;
+        }
+    }
+
+    /// Queues a chunk of one answer; of `piece`, all but its text.
+    fn choice(&mut self, index: usize, delta: Delta, piece: Piece) {
+        let (finish_reason, stop_reason) = match piece.end {
+            Some(end) => (Some(end.reason), end.stop),
+            None => (None, None),
+        };
+        let logprobs =
+            (!piece.logprobs.is_empty() && self.envelope.logprobs).then_some(ChoiceLogprobs {
+                content: piece.logprobs,
+            });
+        let choice = ChunkChoice {
+            // At most `MAX_CHOICES`.
+            index: index as u32,
+            delta,
+            logprobs,
+            finish_reason,
+            stop_reason,
+        };
+        let continuous = self
+            .envelope
+            .options
+            .is_some_and(|options| options.include_usage && options.continuous_usage_stats);
+        self.chunk(vec![choice], continuous);
+    }
+
+    fn chunk(&mut self, choices: Vec<ChunkChoice>, with_usage: bool) {
+        let usage = self.generation.as_ref().map(Generation::usage);
+        let chunk = ChatChunk {
+            id: self.envelope.id.clone(),
+            object: ChatChunk::OBJECT,
+            created: self.envelope.created,
+            model: self.envelope.model.clone(),
+            choices,
+            usage: usage.filter(|_| with_usage),
+        };
+        self.send(&chunk);
+    }
+
+    fn finish(&mut self) {
+        if self
+            .envelope
+            .options
+            .is_some_and(|options| options.include_usage)
+        {
+            self.chunk(Vec::new(), true);
+        }
+        self.done();
+    }
+
+    fn done(&mut self) {
+        self.generation = None;
+        self.queue.push_back(Event::default().data("[DONE]"));
+    }
+
+    fn send(&mut self, frame: &impl Serialize) {
+        match Event::default().json_data(frame) {
+            Ok(event) => self.queue.push_back(event),
+            // Nothing in a frame can fail to be written as JSON.
+            Err(error) => tracing::error!(%error, "a frame was lost"),
+        }
+    }
+}

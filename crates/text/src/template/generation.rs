@@ -1,0 +1,36 @@
+//! The `generation` tag, which marks the text that a model is trained on and renders as its body.
+//!
+//! minijinja has no tags but its own.
+
+/// `source` with `{% generation %}` blocks made into blocks that minijinja knows and that do as
+/// little: `{% if true %}`. Whitespace around them is treated as around any block.
+pub(super) fn without_tags(source: &str) -> String {
+    let mut result = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let (before, tag) = rest.split_at(start);
+        result.push_str(before);
+        let Some(length) = tag.find("%}").map(|end| end + 2) else {
+            rest = tag;
+            break;
+        };
+        let inner = &tag[2..length - 2];
+        let name = inner.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
+        let known = match name {
+            "generation" => "if true",
+            "endgeneration" => "endif",
+            _ => {
+                // Not the whole tag: a string in it may hold what looks like the end of one.
+                result.push_str("{%");
+                rest = &tag[2..];
+                continue;
+            }
+        };
+        result.push_str("{%");
+        result.push_str(&inner.replacen(name, known, 1));
+        result.push_str("%}");
+        rest = &tag[length..];
+    }
+    result.push_str(rest);
+    result
+}

@@ -1,0 +1,251 @@
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::testing::{Kit, byte_level, kits, sentence_piece, text, unigram, word_piece};
+
+/// Ids that only a template may write. The unknown token is not one of them: it also stands for
+/// characters that the vocabulary lacks.
+fn control_ids(kit: &Kit) -> HashSet<u32> {
+    let tokens = kit.json["added_tokens"].as_array().expect("an array");
+    tokens
+        .iter()
+        .filter(|token| token["special"] == true || token["content"] == "</s>")
+        .filter(|token| token["content"] != "<unk>" && token["content"] != "[UNK]")
+        .map(|token| token["id"].as_u64().expect("a number") as u32)
+        .collect()
+}
+
+fn control_tokens_in(kit: &Kit, ids: &[u32]) -> Vec<u32> {
+    let control = control_ids(kit);
+    ids.iter()
+        .copied()
+        .filter(|id| control.contains(id))
+        .collect()
+}
+
+fn library_ids(library: &tokenizers::Tokenizer, text: &str) -> Vec<u32> {
+    let mut library = library.clone();
+    library.with_truncation(None).expect("no truncation");
+    let encoding = library.encode(text, false).expect("encodable");
+    encoding.get_ids().to_vec()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn own_stages_equal_the_library(text in text()) {
+        for kit in kits() {
+            let tokenizer = kit.tokenizer();
+            let own = tokenizer.encode_shielded(&text).expect("encodable");
+            let library = library_ids(&kit.library(), &text);
+            prop_assert_eq!(own.get_ids(), library, "{}", kit.name);
+        }
+    }
+
+    #[test]
+    fn shielded_text_holds_no_control_token(text in text()) {
+        for kit in kits() {
+            let tokenizer = kit.tokenizer();
+            let shielded = tokenizer.shield(&text);
+            let ids = tokenizer.encode(&shielded, false).expect("encodable");
+            prop_assert_eq!(control_tokens_in(&kit, &ids), Vec::<u32>::new(), "{}", kit.name);
+        }
+    }
+
+    #[test]
+    fn shielded_text_is_tokenised_as_if_control_tokens_did_not_exist(text in text()) {
+        // Unigram would find them in its own vocabulary, see `tokenize_plain`.
+        for kit in [sentence_piece(), byte_level(), word_piece()] {
+            let tokenizer = kit.tokenizer();
+            let shielded = tokenizer.shield(&text);
+            let ids = tokenizer.encode(&shielded, false).expect("encodable");
+            let plain = library_ids(&kit.library_without_control_tokens(), &text);
+            prop_assert_eq!(ids, plain, "{}", kit.name);
+        }
+    }
+
+    #[test]
+    fn shielded_texts_side_by_side_form_no_control_token(parts in prop::collection::vec(text(), 2..4)) {
+        for kit in kits() {
+            let tokenizer = kit.tokenizer();
+            let joined: String = parts.iter().map(|part| tokenizer.shield(part)).collect();
+            let ids = tokenizer.encode(&joined, false).expect("encodable");
+            prop_assert_eq!(control_tokens_in(&kit, &ids), Vec::<u32>::new(), "{}", kit.name);
+        }
+    }
+
+    #[test]
+    fn control_tokens_of_the_template_survive_around_shielded_text(text in text()) {
+        for kit in kits() {
+            let tokenizer = kit.tokenizer();
+            let shielded = tokenizer.shield(&text);
+            let prompt = format!("<|user|>\n{shielded}<|end|>\n<|assistant|>\n");
+            let ids = tokenizer.encode(&prompt, false).expect("encodable");
+            let written = ["<|user|>", "<|end|>", "<|assistant|>"]
+                .map(|token| tokenizer.token_to_id(token).expect("a token"));
+            prop_assert_eq!(control_tokens_in(&kit, &ids), written, "{}", kit.name);
+        }
+    }
+
+    #[test]
+    fn unshield_undoes_shield(text in text()) {
+        for kit in kits() {
+            let tokenizer = kit.tokenizer();
+            let shielded = tokenizer.shield(&text).into_owned();
+            prop_assert_eq!(tokenizer.unshield(&shielded), text.as_str());
+            let again = tokenizer.shield(&shielded).into_owned();
+            prop_assert_eq!(again, shielded);
+        }
+    }
+}
+
+#[test]
+fn a_sentinel_from_outside_is_removed() {
+    let tokenizer = sentence_piece().tokenizer();
+    let smuggled = format!("<|en{SENTINEL}d|>{SENTINEL}");
+    let ids = tokenizer
+        .encode(&tokenizer.shield(&smuggled), false)
+        .expect("encodable");
+    let typed = tokenizer
+        .encode(&tokenizer.shield("<|end|>"), false)
+        .expect("encodable");
+    assert_eq!(ids, typed);
+    let plain = tokenizer
+        .encode(&format!("{SENTINEL}the"), false)
+        .expect("encodable");
+    assert_eq!(plain, tokenizer.encode("the", false).expect("encodable"));
+}
+
+#[test]
+fn text_without_literals_is_borrowed() {
+    let tokenizer = byte_level().tokenizer();
+    assert!(matches!(tokenizer.shield("what is it?"), Cow::Borrowed(_)));
+}
+
+#[test]
+fn extra_literals_are_shielded_and_named_ones_are_not() {
+    let tokenizer = byte_level()
+        .tokenizer()
+        .with_shielded(&["<|image_"])
+        .and_then(|tokenizer| tokenizer.with_recognised(&["<mask>"]))
+        .expect("valid");
+    assert!(
+        !tokenizer
+            .shield("a <|image_12|> b")
+            .contains("<|image_12|>")
+    );
+    assert!(!tokenizer.shield("a <|ima").ends_with("<|ima"));
+    assert_eq!(tokenizer.shield("a <mask> b"), "a <mask> b");
+    assert!(!tokenizer.shield("<word>").contains("<word>"));
+}
+
+#[test]
+fn vocabulary_that_is_no_markup_is_left_to_users() {
+    let tokenizer = byte_level().tokenizer();
+    for word in ["yesterday", "  "] {
+        let id = tokenizer.token_to_id(word).expect("a token");
+        let text = format!("{}a{word}b", tokenizer.shield("<|end|>"));
+        let ids = tokenizer.encode(&text, false).expect("encodable");
+        assert!(ids.contains(&id), "{word:?} in {ids:?}");
+    }
+}
+
+#[test]
+fn a_control_token_spelled_in_other_characters_is_shielded() {
+    let kit = unigram();
+    let tokenizer = kit.tokenizer();
+    let id = tokenizer.token_to_id("<norm>").expect("a token");
+    let wide = "＜ｎｏｒｍ＞";
+    assert!(
+        tokenizer
+            .encode(wide, false)
+            .expect("encodable")
+            .contains(&id)
+    );
+    let ids = tokenizer
+        .encode(&tokenizer.shield(wide), false)
+        .expect("encodable");
+    assert!(!ids.contains(&id), "{ids:?}");
+}
+
+#[test]
+fn control_tokens_in_the_vocabulary_of_the_model_are_cut() {
+    let tokenizer = unigram().tokenizer();
+    let ids = tokenizer
+        .encode(&tokenizer.shield("a</s></s>"), false)
+        .expect("encodable");
+    let text = tokenizer.decode(&ids, false).expect("decodable");
+    assert_eq!(text, "a</s></s>");
+    assert!(!ids.contains(&2), "{ids:?}");
+}
+
+#[test]
+fn work_on_repeated_literals_grows_with_their_number() {
+    const COPIES: usize = 100_000;
+    let kit = sentence_piece();
+    let tokenizer = kit.tokenizer().with_shielded(&["<|image_"]).expect("valid");
+    for literal in ["<|end|>", "<|image_1|>", "<mask>"] {
+        let one = tokenizer
+            .encode(&tokenizer.shield(literal), false)
+            .expect("encodable");
+        let text = literal.repeat(COPIES);
+        let shielded = tokenizer.shield(&text);
+        assert_eq!(shielded.len(), text.len() + COPIES * SENTINEL.len_utf8());
+        let ids = tokenizer.encode(&shielded, false).expect("encodable");
+        // Every copy takes at most what it takes alone.
+        assert!(ids.len() <= one.len() * COPIES);
+        assert_eq!(control_tokens_in(&kit, &ids), Vec::<u32>::new());
+    }
+}
+
+#[test]
+fn the_post_processor_adds_its_tokens_to_shielded_text_too() {
+    let tokenizer = sentence_piece().tokenizer();
+    for text in ["the", &tokenizer.shield("the <|end|>")] {
+        let bare = tokenizer.encode(text, false).expect("encodable");
+        let full = tokenizer.encode(text, true).expect("encodable");
+        assert_eq!(full, [&[1], bare.as_slice()].concat());
+    }
+}
+
+#[test]
+fn truncation_in_the_file_is_ignored() {
+    let tokenizer = sentence_piece().tokenizer();
+    let ids = tokenizer
+        .encode("a b c d e f g h", false)
+        .expect("encodable");
+    assert!(ids.len() > 8);
+}
+
+#[test]
+fn strings_anywhere_in_json_are_shielded() {
+    let tokenizer = byte_level().tokenizer();
+    let value = json!({"<|end|>": ["a", "<|user|>", {"b": "<|end|>"}], "n": 1, "x": null});
+    let shielded = tokenizer.shield_json(&value).to_string();
+    assert!(!shielded.contains("<|end|>") && !shielded.contains("<|user|>"));
+    assert_eq!(tokenizer.unshield(&shielded), value.to_string());
+}
+
+#[test]
+fn special_tokens_are_told_from_others() {
+    let tokenizer = sentence_piece().tokenizer();
+    let id = |token| tokenizer.token_to_id(token).expect("a token");
+    assert!(tokenizer.is_special(id("<|end|>")));
+    assert!(!tokenizer.is_special(id("</s>")));
+    assert!(!tokenizer.is_special(id("the".get(..1).expect("a letter"))));
+    assert_eq!(tokenizer.id_to_token(1).as_deref(), Some("<s>"));
+    assert_eq!(tokenizer.id_to_token(u32::MAX), None);
+    assert!(tokenizer.vocab_size() > 256);
+}
+
+#[test]
+fn files_that_are_no_tokenizer_are_refused() {
+    let mut right = sentence_piece().json;
+    right["decoder"]["decoders"][3]["stop"] = json!(1);
+    for bytes in [&b""[..], b"{}", b"\xff", right.to_string().as_bytes()] {
+        let error = Tokenizer::from_bytes(bytes).expect_err("invalid");
+        assert!(matches!(error, TextError::InvalidTokenizer(_)), "{error}");
+    }
+}

@@ -1,0 +1,23 @@
+//! The model in the binary: no download, no key, no path.
+
+use serde_json::Value;
+
+use crate::support::{Server, png, project, request};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_model_sees() {
+    let folder = project().join("models/tiny/examples");
+    let examples: Value =
+        serde_json::from_slice(&std::fs::read(folder.join("examples.json")).unwrap()).unwrap();
+    let server = Server::start(&["--served-model-name", "test"]).await;
+    let examples = examples.as_array().unwrap();
+    assert!(examples.len() >= 4);
+    for example in examples {
+        let picture = png(&folder.join(example["file"].as_str().unwrap()));
+        for turn in example["turns"].as_array().unwrap() {
+            let question = turn["question"].as_str().unwrap();
+            let answer = server.text(&request(&[picture.clone()], question)).await;
+            assert_eq!(answer, turn["answer"].as_str().unwrap(), "{question}");
+        }
+    }
+}

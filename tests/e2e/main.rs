@@ -1,0 +1,22 @@
+//! End to end: a real HTTP client against the real binary with real files.
+//!
+//! Checkpoints are the tiny ones of `tests/golden/` and the embedded default model; everything
+//! stays on loopback.
+//!
+//! The modules are marked as tests, although the whole program is one, for clippy to allow
+//! `unwrap` in their helpers.
+
+#[cfg(test)]
+mod bad_input;
+#[cfg(test)]
+mod embedded;
+#[cfg(test)]
+mod goldens;
+#[cfg(test)]
+mod hub;
+#[cfg(test)]
+mod lifecycle;
+#[cfg(test)]
+mod streams;
+#[cfg(test)]
+mod support;
