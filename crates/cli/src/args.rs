@@ -1,7 +1,6 @@
 //! What the command line says, before anything is resolved.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! How much memory the KV cache gets, and what fits in it.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
 use vlmd_backend::{BLOCK_TOKENS, ModelSpec};
 
@@ -79,10 +79,10 @@ pub(crate) fn mebibytes(bytes: u64) -> String {
 
 /// Memory that is free on `device`: of the machine or of the container, whichever is less.
 pub(crate) fn free_memory(device: &Device) -> Result<u64> {
-    if device.is_cuda() {
-        return Ok(vlmd_kernels::cuda_free_memory(device)?);
+    if let Some(free) = vlmd_kernels::free_cuda_memory(device)? {
+        return Ok(free);
     }
-    let mut system = sysinfo::System::new();
+    let mut system = sysinfo::System::new().context("cannot tell how much memory is free")?;
     system.refresh_memory();
     let machine = system.available_memory();
     Ok(system.cgroup_limits().map_or(machine, |group| group.free_memory.min(machine)))

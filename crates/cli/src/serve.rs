@@ -137,7 +137,6 @@ fn load(args: &ServeArgs) -> Result<ServedModel> {
     Ok(ServedModel {
         names,
         processor,
-        max_model_len: engine.max_model_len(),
         default_max_tokens: args.default_max_tokens,
         engine,
         media: MediaGate::new(media_config(&args.media))?,

@@ -19,12 +19,13 @@
 //! A server answers many requests in one step, and what it answers to one must not depend on
 //! the others. On the CPU it does not, to the last bit: a row of [`Linear::forward`] is the
 //! same sum in the same order for any number of rows, norms and activations work row by row,
-//! and a row of [`paged_attention`] depends on nothing but its own sequence and on whether that
-//! sequence brings one new row or several.
+//! and a row of [`paged_attention`] depends on nothing but its own sequence. That holds on one
+//! machine; another instruction set sums up in another order.
 
 mod activation;
 mod attention;
 mod cpu;
+mod device;
 mod linear;
 mod norm;
 mod paged_attention;
@@ -38,6 +39,7 @@ mod parity;
 
 pub use activation::{gelu, quick_gelu, softmax, swiglu};
 pub use attention::attention;
+pub use device::free_cuda_memory;
 pub use linear::Linear;
 pub use norm::{layer_norm, rms_norm};
 pub use paged_attention::{paged_attention, write_kv};

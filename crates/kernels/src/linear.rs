@@ -21,6 +21,10 @@ impl Linear {
     ///
     /// # Errors
     /// When the shapes do not fit or the weight's dtype is another.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a layer owns its weight; a contiguous one is moved in without a copy"
+    )]
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
         let (out_features, in_features) = weight.dims2()?;
         if let Some(bias) = &bias

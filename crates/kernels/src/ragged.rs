@@ -177,7 +177,8 @@ mod tests {
 
     #[test]
     fn parts_that_do_not_fit_are_refused_with_the_reason() {
-        let cases: [(&[u32], &[u32], &[u32], &str); 6] = [
+        type Case = (&'static [u32], &'static [u32], &'static [u32], &'static str);
+        let cases: [Case; 6] = [
             (&[0, 1, 2], &[34], &[0, 1], "one entry more"),
             (&[1, 2], &[34], &[0, 1], "start with 0"),
             (&[0, 3], &[34], &[0, 1], "ends with 3"),

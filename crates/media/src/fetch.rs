@@ -40,7 +40,7 @@ impl Fetcher {
     ///
     /// # Errors
     /// [`MediaError::Internal`] if there is no TLS.
-    pub(crate) fn new(config: &MediaConfig) -> Result<Self, MediaError> {
+    pub(crate) fn new(config: MediaConfig) -> Result<Self, MediaError> {
         let found = rustls_native_certs::load_native_certs();
         let mut roots = rustls::RootCertStore::empty();
         let (added, ignored) = roots.add_parsable_certificates(found.certs);
@@ -57,7 +57,7 @@ impl Fetcher {
             .with_root_certificates(roots)
             .with_no_client_auth();
         Ok(Self {
-            policy: AddressPolicy::new(config.allow_hosts.clone()),
+            policy: AddressPolicy::new(config.allow_hosts),
             tls,
             timeout: config.fetch_timeout,
             max_redirects: config.max_redirects,
@@ -291,7 +291,7 @@ mod tests {
     }
 
     async fn resolve(url: &str) -> Result<Vec<SocketAddr>, MediaError> {
-        let fetcher = Fetcher::new(&MediaConfig::default())?;
+        let fetcher = Fetcher::new(MediaConfig::default())?;
         fetcher.resolve(&parse(url)?).await
     }
 

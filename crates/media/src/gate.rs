@@ -42,11 +42,11 @@ impl MediaGate {
     pub fn new(config: MediaConfig) -> Result<Self, MediaError> {
         let decoders = config.decode_concurrency.clamp(1, Semaphore::MAX_PERMITS);
         let shared = Shared {
-            fetcher: Fetcher::new(&config)?,
             image: config.image,
             max_request_bytes: config.max_request_bytes,
             max_request_pixels: config.max_request_pixels,
             decoders: Arc::new(Semaphore::new(decoders)),
+            fetcher: Fetcher::new(config)?,
         };
         Ok(Self {
             shared: Arc::new(shared),

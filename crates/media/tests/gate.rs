@@ -314,7 +314,8 @@ async fn an_announced_length_over_the_limit_is_not_awaited() {
     let head = b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n";
     let server = Server::start(move |mut stream, _| async move {
         stream.write_all(head).await.unwrap();
-        std::future::pending().await
+        std::future::pending::<()>().await;
+        drop(stream);
     })
     .await;
     let error = load(local(), &server.url("/")).await.unwrap_err();

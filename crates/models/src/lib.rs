@@ -16,6 +16,7 @@ mod load;
 pub mod phi3_v;
 mod processor;
 pub mod registry;
+pub mod tiny;
 
 pub use error::LoadError;
 pub use files::{MAX_TEXT_FILE_BYTES, ModelFiles, WEIGHTS_FILE, WEIGHTS_INDEX_FILE, shard_names};

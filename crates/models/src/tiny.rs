@@ -5,7 +5,10 @@ use crate::ModelFiles;
 /// A file's name and contents.
 macro_rules! file {
     ($file:literal) => {
-        ($file, include_bytes!(concat!("../../../models/tiny/", $file)))
+        (
+            $file,
+            include_bytes!(concat!("../../../models/tiny/", $file)),
+        )
     };
 }
 

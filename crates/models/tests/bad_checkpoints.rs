@@ -1,6 +1,8 @@
 //! Damaged, foreign and hostile checkpoints: each is refused with one sentence that names the file
 //! and the reason, and nothing is half-loaded.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -295,6 +297,11 @@ fn impossible_settings_of_the_image_processor() {
             "`num_crops` must be between 1 and 256",
         ),
         (
+            "image_mean",
+            json!([0.5, 1e300, 0.5]),
+            "`image_mean` must be finite",
+        ),
+        (
             "image_std",
             json!([0.2, 0.0, 0.2]),
             "`image_std` must be above 0",
@@ -310,7 +317,7 @@ fn impossible_settings_of_the_image_processor() {
 fn impossible_token_ids() {
     let checkpoint = Checkpoint::new();
     checkpoint.edit("generation_config.json", |config| {
-        config["eos_token_id"] = json!(-1)
+        config["eos_token_id"] = json!(-1);
     });
     checkpoint.assert_refused(&["`generation_config.json`", "token id"]);
 }

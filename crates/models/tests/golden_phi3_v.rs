@@ -5,6 +5,8 @@
 //! `cargo test -p vlmd-models --test golden_phi3_v -- --nocapture` prints the largest error of
 //! each case.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+
 mod support;
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};

@@ -1,6 +1,8 @@
 //! How conversations become phi3_v prompts: what the goldens cannot say, because the reference has
 //! no notion of text that is only text.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -70,14 +70,16 @@ impl Answer {
         match event {
             Event::Token { id, logprobs } => {
                 self.tokens += 1;
-                let mut piece = self.token(id).map_err(undecodable)?;
+                let mut piece = self.token(id).map_err(|error| undecodable(&error))?;
                 if let Some(logprobs) = logprobs {
-                    let entry = self.logprob(id, &logprobs).map_err(undecodable)?;
+                    let entry = self
+                        .logprob(id, &logprobs)
+                        .map_err(|error| undecodable(&error))?;
                     piece.logprobs.push(entry);
                 }
                 Ok(piece)
             }
-            Event::Finished(finish) => self.finish(finish).map_err(undecodable),
+            Event::Finished(finish) => self.finish(finish).map_err(|error| undecodable(&error)),
             Event::Failed(error) => Err(Refusal::Generation(error)),
         }
     }
@@ -168,7 +170,7 @@ fn token_text(tokenizer: &Tokenizer, id: u32) -> Result<String, TextError> {
     })
 }
 
-fn undecodable(error: TextError) -> Refusal {
+fn undecodable(error: &TextError) -> Refusal {
     tracing::error!(%error, "an answer cannot be decoded");
     Refusal::Internal
 }

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use axum::extract::{Request, State};
-use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
 use sha2::{Digest, Sha256};
@@ -75,7 +75,7 @@ fn presented(headers: &HeaderMap) -> Option<&[u8]> {
         let (scheme, key) = value.as_bytes().split_first_chunk::<7>()?;
         scheme.eq_ignore_ascii_case(b"bearer ").then_some(key)
     });
-    let key = bearer.or_else(|| headers.get("x-api-key").map(|value| value.as_bytes()))?;
+    let key = bearer.or_else(|| headers.get("x-api-key").map(HeaderValue::as_bytes))?;
     Some(key.trim_ascii())
 }
 
@@ -95,7 +95,7 @@ pub(crate) async fn require_key(
 
 #[cfg(test)]
 mod tests {
-    use axum::http::{HeaderName, HeaderValue};
+    use axum::http::HeaderName;
 
     use super::*;
 

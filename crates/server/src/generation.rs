@@ -51,7 +51,7 @@ impl Generation {
         admission: Admission,
         model: &ServedModel,
         request: &ChatRequest,
-        prompt: Prepared,
+        prompt: &Prepared,
     ) -> Result<Self, Refusal> {
         let prompt_tokens = prompt.tokens.len();
         let limits = limits(model, request, prompt_tokens)?;
@@ -202,7 +202,7 @@ fn limits(model: &ServedModel, request: &ChatRequest, prompt: usize) -> Result<L
         return Err(Refusal::PromptTooLong { limit, prompt });
     };
     let max_tokens = match request.max_new_tokens() {
-        None => room,
+        None => room.min(model.default_max_tokens),
         Some(wanted) if wanted as usize <= room => wanted as usize,
         Some(wanted) => {
             return Err(Refusal::AnswerTooLong {

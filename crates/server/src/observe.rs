@@ -63,10 +63,6 @@ fn request_id(request: &Request) -> HeaderValue {
 }
 
 /// What a panic in a handler becomes. Its words stay in the process.
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the signature is tower-http's"
-)]
 pub(crate) fn panicked(_panic: Box<dyn Any + Send>) -> Response {
     Refusal::Internal.into_response()
 }

@@ -1,4 +1,8 @@
 //! Connections, and the way from the first signal to stop to the last answer.
+//!
+//! HTTP/1 only: while hyper's automatic server waits to learn which version a connection speaks
+//! it has no timeout, so that silent clients would stay for ever. Proxies that speak HTTP/2 to
+//! clients speak HTTP/1 to servers.
 
 use std::future::Future;
 use std::io;
@@ -6,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use hyper::server::conn::http1::Builder;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
@@ -82,7 +86,7 @@ async fn drain(state: &AppState, shutdown: impl Future<Output = ()>) {
 
 struct Acceptor {
     service: NormalizePath<Router>,
-    builder: Builder<TokioExecutor>,
+    builder: Builder,
     graceful: GracefulShutdown,
     places: Arc<Semaphore>,
 }
@@ -90,16 +94,11 @@ struct Acceptor {
 impl Acceptor {
     fn new(state: &AppState) -> Self {
         let config = state.config();
-        let mut builder = Builder::new(TokioExecutor::new());
+        let mut builder = Builder::new();
         builder
-            .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(config.header_timeout)
             .max_buf_size(MAX_HEADER_BYTES);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_header_list_size(MAX_HEADER_BYTES as u32);
         let places = config.max_connections.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             // Outside the router, which must not see the slash.
@@ -134,10 +133,7 @@ impl Acceptor {
             tracing::debug!(%error, "TCP_NODELAY is not to be had");
         }
         let service = TowerToHyperService::new(self.service.clone());
-        let connection = self
-            .builder
-            .serve_connection(TokioIo::new(stream), service)
-            .into_owned();
+        let connection = self.builder.serve_connection(TokioIo::new(stream), service);
         let connection = self.graceful.watch(connection);
         tokio::spawn(async move {
             // Clients that leave or speak no HTTP: their affair.

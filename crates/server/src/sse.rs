@@ -69,7 +69,7 @@ pub(crate) fn respond(generation: Generation, envelope: Envelope) -> Response {
 }
 
 fn frames(frames: Frames) -> impl Stream<Item = Result<Event, Infallible>> {
-    futures::stream::unfold(frames, |mut frames| async {
+    futures::stream::unfold(frames, |mut frames| async move {
         loop {
             if let Some(event) = frames.queue.pop_front() {
                 return Some((Ok(event), frames));

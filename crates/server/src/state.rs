@@ -29,6 +29,11 @@ pub struct ServedModel {
     pub engine: Engine,
     /// Loads pictures.
     pub media: MediaGate,
+    /// Most tokens of an answer whose request does not bound it (`--default-max-tokens`). An
+    /// admitted request holds cache blocks for its longest possible answer, and a model with
+    /// LongRoPE chooses its factors by that length: without this bound every careless request
+    /// would claim the whole context.
+    pub default_max_tokens: usize,
     /// Length of a row of logits: token ids in requests must be below.
     pub vocab_size: usize,
     /// Most pictures in one request (`--max-images`).

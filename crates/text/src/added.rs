@@ -101,14 +101,16 @@ impl AddedTokens {
     }
 }
 
-/// Whether the original of `range` holds a sentinel or is followed by one, that is: whether the
-/// user wrote any of it. (Following matters for tokens of a single character.)
+/// Whether a sentinel breaks the original of `range`. One that cannot be broken, being a single
+/// character, has the sentinel behind it.
 fn is_shielded(text: &NormalizedString, range: Range<usize>) -> bool {
     let Some(range) = text.convert_offsets(Referential::Normalized(range)) else {
         return false;
     };
     let original = text.get_original();
-    original[range.clone()].contains(SENTINEL) || original[range.end..].starts_with(SENTINEL)
+    let literal = &original[range.clone()];
+    literal.contains(SENTINEL)
+        || literal.chars().nth(1).is_none() && original[range.end..].starts_with(SENTINEL)
 }
 
 /// What `\w` means to the library's regex engine.

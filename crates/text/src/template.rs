@@ -26,6 +26,7 @@ use time::format_description::parse_strftime_borrowed;
 
 pub use self::files::{SpecialTokens, TemplateFiles};
 use crate::error::TextError;
+use crate::shield::remove;
 
 const NAME: &str = "chat_template";
 
@@ -153,7 +154,7 @@ impl ChatTemplate {
         for (name, value) in kwargs {
             let is_special = name.ends_with("_token") || name.ends_with("_tokens");
             if RESERVED.contains(&name.as_str()) || is_special {
-                return Err(TextError::ReservedKwarg(name.clone()));
+                return Err(TextError::ReservedKwarg(remove(name).into_owned()));
             }
             variables.insert(name.clone(), Value::from(Serde(value)));
         }
@@ -180,13 +181,13 @@ impl ChatTemplate {
 
     fn classify(&self, error: &Error) -> TextError {
         if let Some(Refusal(message)) = cause(error) {
-            TextError::Refused(message.clone())
+            TextError::Refused(remove(message).into_owned())
         } else if error.kind() == ErrorKind::OutOfFuel {
             TextError::OutOfFuel {
                 fuel: self.limits.fuel,
             }
         } else {
-            TextError::Render(describe(error))
+            TextError::Render(remove(&describe(error)).into_owned())
         }
     }
 }

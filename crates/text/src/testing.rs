@@ -1,39 +1,73 @@
 //! Small tokenizers of the kinds that served models have, and texts that try them.
 
+use std::collections::HashSet;
+use std::sync::{Arc, LazyLock};
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use crate::tokenizer::Tokenizer;
 
-/// A tokenizer, and what tests need to know about it.
+/// A tokenizer in several forms.
 pub(crate) struct Kit {
     pub(crate) name: &'static str,
     pub(crate) json: Value,
+    pub(crate) tokenizer: Arc<Tokenizer>,
+    /// The library's own, from the same file.
+    pub(crate) library: tokenizers::Tokenizer,
+    /// The library's own, without the added tokens that are shielded.
+    pub(crate) without_control_tokens: tokenizers::Tokenizer,
+    /// Ids that only a template may write. The unknown token is not one of them: it also stands for
+    /// characters that the vocabulary lacks.
+    pub(crate) control: HashSet<u32>,
 }
 
 impl Kit {
-    pub(crate) fn tokenizer(&self) -> Tokenizer {
+    fn new(name: &'static str, json: Value) -> Self {
+        let library = library(name, &json);
+        let tokens = json["added_tokens"].as_array().expect("an array");
+        let is_control = |token: &Value| token["special"] == true || token["content"] == "</s>";
+        let control = tokens
+            .iter()
+            .filter(|token| is_control(token))
+            .map(|token| token["content"].as_str().expect("a string"))
+            .filter(|&token| token != "<unk>" && token != "[UNK]")
+            .map(|token| library.token_to_id(token).expect(token))
+            .collect();
+        let mut rest = json.clone();
+        let tokens = rest["added_tokens"].as_array_mut().expect("an array");
+        tokens.retain(|token| !is_control(token));
+        Self {
+            name,
+            tokenizer: Arc::new(Tokenizer::from_bytes(json.to_string().as_bytes()).expect(name)),
+            without_control_tokens: self::library(name, &rest),
+            control,
+            library,
+            json,
+        }
+    }
+
+    /// A tokenizer of its own, to be changed.
+    pub(crate) fn fresh(&self) -> Tokenizer {
         Tokenizer::from_bytes(self.json.to_string().as_bytes()).expect(self.name)
     }
-
-    /// The library's own, from the same file.
-    pub(crate) fn library(&self) -> tokenizers::Tokenizer {
-        tokenizers::Tokenizer::from_bytes(self.json.to_string()).expect(self.name)
-    }
-
-    /// The library's own, without the added tokens that are shielded.
-    pub(crate) fn library_without_control_tokens(&self) -> tokenizers::Tokenizer {
-        let mut json = self.json.clone();
-        let added = json["added_tokens"].as_array_mut().expect("an array");
-        added.retain(|token| token["special"] == false && token["content"] != "</s>");
-        tokenizers::Tokenizer::from_bytes(json.to_string()).expect(self.name)
-    }
 }
 
-pub(crate) fn kits() -> Vec<Kit> {
-    vec![sentence_piece(), byte_level(), unigram(), word_piece()]
+fn library(name: &str, json: &Value) -> tokenizers::Tokenizer {
+    let mut library = tokenizers::Tokenizer::from_bytes(json.to_string()).expect(name);
+    library.with_truncation(None).expect("none is valid");
+    library
 }
+
+pub(crate) fn kits() -> [&'static Kit; 4] {
+    [&SENTENCE_PIECE, &BYTE_LEVEL, &UNIGRAM, &WORD_PIECE]
+}
+
+pub(crate) static SENTENCE_PIECE: LazyLock<Kit> = LazyLock::new(sentence_piece);
+pub(crate) static BYTE_LEVEL: LazyLock<Kit> = LazyLock::new(byte_level);
+pub(crate) static UNIGRAM: LazyLock<Kit> = LazyLock::new(unigram);
+pub(crate) static WORD_PIECE: LazyLock<Kit> = LazyLock::new(word_piece);
 
 /// Flags are letters: `s`pecial, `l`strip, `r`strip, `w`hole word, `n`ormalized.
 fn added(id: usize, content: &str, flags: &str) -> Value {
@@ -56,7 +90,7 @@ fn control_tokens(first: usize) -> Vec<Value> {
         ("<|end|>", "s"),
         ("<|image|>", "sr"),
         ("<mask>", "sl"),
-        ("<pad>", "slr"),
+        ("<sep>", "slr"),
         ("<word>", "sw"),
         ("<|en", "s"),
         ("yesterday", "n"),
@@ -94,7 +128,7 @@ fn bpe(vocab: Vec<String>, merges: &[[&str; 2]], more: &Value) -> Value {
 }
 
 /// Llama 2, Phi-3: no pre-tokenizer, byte fallback, a space in front of every piece.
-pub(crate) fn sentence_piece() -> Kit {
+fn sentence_piece() -> Kit {
     let mut vocab: Vec<String> = ["<unk>", "<s>", "</s>"].map(str::to_owned).into();
     vocab.extend((0..=255u8).map(|byte| format!("<0x{byte:02X}>")));
     vocab.extend(('a'..='z').chain("▁<>|/_.,'é你".chars()).map(String::from));
@@ -116,9 +150,9 @@ pub(crate) fn sentence_piece() -> Kit {
         added(size, "<norm>", "sn"),
     ];
     tokens.extend(control_tokens(size + 1));
-    Kit {
-        name: "SentencePiece BPE",
-        json: json!({
+    Kit::new(
+        "SentencePiece BPE",
+        json!({
             "version": "1.0",
             "truncation": {"max_length": 4, "strategy": "LongestFirst", "stride": 0, "direction": "Right"},
             "padding": null,
@@ -139,11 +173,11 @@ pub(crate) fn sentence_piece() -> Kit {
                 "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true,
             })),
         }),
-    }
+    )
 }
 
 /// Llama 3, Qwen: every byte is a character of the vocabulary.
-pub(crate) fn byte_level() -> Kit {
+fn byte_level() -> Kit {
     let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
     alphabet.sort_unstable();
     let vocab: Vec<String> = alphabet.into_iter().map(String::from).collect();
@@ -160,9 +194,9 @@ pub(crate) fn byte_level() -> Kit {
     let size = vocab.len() + merges.len();
     let mut tokens = control_tokens(size);
     tokens.push(added(size + tokens.len(), "<|begin|>", "s"));
-    Kit {
-        name: "byte-level BPE",
-        json: json!({
+    Kit::new(
+        "byte-level BPE",
+        json!({
             "version": "1.0",
             "truncation": null,
             "padding": null,
@@ -181,11 +215,11 @@ pub(crate) fn byte_level() -> Kit {
             "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
             "model": bpe(vocab, &merges, &json!({"ignore_merges": true})),
         }),
-    }
+    )
 }
 
 /// XLM-R, Kosmos-2: pieces with scores, control tokens among them, compatibility normalisation.
-pub(crate) fn unigram() -> Kit {
+fn unigram() -> Kit {
     let mut vocab: Vec<(String, f64)> = ["<s>", "<pad>", "</s>", "<unk>"]
         .map(|token| (token.to_owned(), 0.0))
         .into();
@@ -204,9 +238,9 @@ pub(crate) fn unigram() -> Kit {
         added(size, "<norm>", "sn"),
     ];
     tokens.extend(control_tokens(size + 1));
-    Kit {
-        name: "Unigram",
-        json: json!({
+    Kit::new(
+        "Unigram",
+        json!({
             "version": "1.0",
             "truncation": null,
             "padding": null,
@@ -217,11 +251,11 @@ pub(crate) fn unigram() -> Kit {
             "decoder": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": true},
             "model": {"type": "Unigram", "unk_id": 3, "vocab": vocab, "byte_fallback": false},
         }),
-    }
+    )
 }
 
 /// BERT: lower case, no spaces in the vocabulary, a decoder that tidies up.
-pub(crate) fn word_piece() -> Kit {
+fn word_piece() -> Kit {
     let mut vocab: Vec<String> = ["[UNK]", "[CLS]", "[SEP]"].map(str::to_owned).into();
     vocab.extend(('a'..='z').chain("<>|/_.,'é你".chars()).map(String::from));
     vocab.extend(('a'..='z').map(|letter| format!("##{letter}")));
@@ -239,9 +273,9 @@ pub(crate) fn word_piece() -> Kit {
         added(size, "<norm>", "sn"),
     ];
     tokens.extend(control_tokens(size + 1));
-    Kit {
-        name: "WordPiece",
-        json: json!({
+    Kit::new(
+        "WordPiece",
+        json!({
             "version": "1.0",
             "truncation": null,
             "padding": null,
@@ -264,7 +298,7 @@ pub(crate) fn word_piece() -> Kit {
                 "vocab": ids,
             },
         }),
-    }
+    )
 }
 
 /// Text made of control tokens, parts of them, spaces, and characters of every width.
@@ -275,7 +309,7 @@ pub(crate) fn text() -> impl Strategy<Value = String> {
         "<|end|>",
         "<|image|>",
         "<mask>",
-        "<pad>",
+        "<sep>",
         "<word>",
         "<norm>",
         "<NORM>",

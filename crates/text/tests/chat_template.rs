@@ -1,5 +1,7 @@
 //! Chat templates against what jinja2 makes of them (`fixtures/make_templates.py`).
 
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -121,6 +123,16 @@ fn a_refusal_inside_a_macro_keeps_its_words() {
         matches!(&error, TextError::Refused(text) if text == "Not so."),
         "{error:?}"
     );
+}
+
+#[test]
+fn errors_show_what_was_written_and_not_how_it_is_shielded() {
+    let source = "{{ raise_exception('Cannot say ' + messages[0].content) }}";
+    let messages = json!([{"content": "<\u{FDD0}|end|>"}]);
+    let error = compile(source)
+        .render(&messages, &Map::new(), true)
+        .expect_err("refused");
+    assert_eq!(error.to_string(), "Cannot say <|end|>");
 }
 
 #[test]

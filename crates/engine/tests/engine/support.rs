@@ -20,24 +20,24 @@ use vlmd_engine::{
 };
 
 /// Ids below are answered; those from here on only occur in prompts.
-pub const WORDS: u32 = 56;
+pub(crate) const WORDS: u32 = 56;
 /// A step with this token panics.
-pub const PANICS: u32 = 60;
+pub(crate) const PANICS: u32 = 60;
 /// A step with this token fails.
-pub const FAILS: u32 = 61;
+pub(crate) const FAILS: u32 = 61;
 /// A sequence with this token gets logits that are no numbers.
-pub const CONFUSES: u32 = 62;
+pub(crate) const CONFUSES: u32 = 62;
 /// A step with this token gives logits of a wrong shape.
-pub const MISSHAPES: u32 = 63;
+pub(crate) const MISSHAPES: u32 = 63;
 
 /// A picture of this value cannot be encoded.
-pub const BAD_PICTURE: f32 = 601.0;
+pub(crate) const BAD_PICTURE: f32 = 601.0;
 /// A picture of this value makes the encoder panic.
-pub const PANICKING_PICTURE: f32 = 602.0;
+pub(crate) const PANICKING_PICTURE: f32 = 602.0;
 /// A picture of this value gets one feature too few.
-pub const SHORT_PICTURE: f32 = 603.0;
+pub(crate) const SHORT_PICTURE: f32 = 603.0;
 
-pub const SPEC: ModelSpec = ModelSpec {
+pub(crate) const SPEC: ModelSpec = ModelSpec {
     layers: 1,
     kv_heads: 1,
     head_dim: 4,
@@ -48,11 +48,11 @@ pub const SPEC: ModelSpec = ModelSpec {
 
 /// What a step was made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ran {
+pub(crate) struct Ran {
     /// New tokens of each sequence.
-    pub new: Vec<u32>,
+    pub(crate) new: Vec<u32>,
     /// Length of each sequence after the step.
-    pub len: Vec<u32>,
+    pub(crate) len: Vec<u32>,
 }
 
 #[derive(Debug, Default)]
@@ -68,7 +68,7 @@ struct State {
 
 /// The test's hand on the model.
 #[derive(Debug, Default)]
-pub struct Control {
+pub(crate) struct Control {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -79,40 +79,40 @@ impl Control {
     }
 
     /// Steps from now on wait inside the model for [`Control::step`].
-    pub fn hold(&self) {
+    pub(crate) fn hold(&self) {
         self.state().held = true;
     }
 
     /// Lets one step through.
-    pub fn step(&self) {
+    pub(crate) fn step(&self) {
         self.state().permits += 1;
         self.changed.notify_all();
     }
 
     /// Lets all steps through.
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         self.state().held = false;
         self.changed.notify_all();
     }
 
     /// Waits until so many steps have reached the model since the engine started.
-    pub fn wait_entered(&self, count: usize) {
+    pub(crate) fn wait_entered(&self, count: usize) {
         let state = self.state();
         drop(self.changed.wait_while(state, |s| s.entered < count));
     }
 
     /// From now on nothing works.
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         self.state().dead = true;
     }
 
     /// The steps that were computed since the engine started.
-    pub fn ran(&self) -> Vec<Ran> {
+    pub(crate) fn ran(&self) -> Vec<Ran> {
         self.state().ran.clone()
     }
 
     /// How many pictures each call to the encoder had.
-    pub fn encoder_calls(&self) -> Vec<usize> {
+    pub(crate) fn encoder_calls(&self) -> Vec<usize> {
         self.state().encoder_calls.clone()
     }
 
@@ -284,6 +284,8 @@ fn violations(step: &Step) -> Vec<String> {
     let rows = step.tokens.len();
     let sequences = step.kv_len.len();
     check(rows > 0, "no rows");
+    let vocab = SPEC.vocab_size as u32;
+    check(step.tokens.iter().all(|&id| id < vocab), "unknown ids");
     check(step.positions.len() == rows, "positions");
     check(step.kv_slots.len() == rows, "slots");
     check(step.max_len.len() == sequences, "max_len");
@@ -322,17 +324,17 @@ fn violations(step: &Step) -> Vec<String> {
 }
 
 /// An engine over the fake, checked for violations when it goes.
-pub struct Rig {
-    pub engine: Engine,
-    pub control: Arc<Control>,
+pub(crate) struct Rig {
+    pub(crate) engine: Engine,
+    pub(crate) control: Arc<Control>,
 }
 
 impl Rig {
-    pub fn new(change: impl FnOnce(&mut EngineConfig)) -> Self {
+    pub(crate) fn new(change: impl FnOnce(&mut EngineConfig)) -> Self {
         Self::try_new(Arc::default(), change).unwrap()
     }
 
-    pub fn try_new(
+    pub(crate) fn try_new(
         control: Arc<Control>,
         change: impl FnOnce(&mut EngineConfig),
     ) -> std::result::Result<Self, StartError> {
@@ -348,16 +350,16 @@ impl Rig {
         Ok(Self { engine, control })
     }
 
-    pub fn submit(&self, request: GenerateRequest) -> EventStream {
+    pub(crate) fn submit(&self, request: GenerateRequest) -> EventStream {
         self.engine.submit(request).unwrap()
     }
 
-    pub async fn run(&self, request: GenerateRequest) -> Answer {
+    pub(crate) async fn run(&self, request: GenerateRequest) -> Answer {
         collect(self.submit(request)).await
     }
 
     /// Nothing waits, runs or holds a block.
-    pub fn assert_idle(&self) {
+    pub(crate) fn assert_idle(&self) {
         let stats = self.engine.stats();
         assert_eq!((stats.waiting, stats.running, stats.blocks_used), (0, 0, 0));
     }
@@ -374,22 +376,22 @@ impl Drop for Rig {
 
 /// All that a stream carried.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
-    pub ids: Vec<u32>,
+pub(crate) struct Answer {
+    pub(crate) ids: Vec<u32>,
     /// The event after the tokens.
-    pub end: Event,
+    pub(crate) end: Event,
 }
 
 impl Answer {
     /// A greedy answer at its full length.
-    pub fn full(ids: Vec<u32>) -> Self {
+    pub(crate) fn full(ids: Vec<u32>) -> Self {
         let end = Event::Finished(FinishReason::Length);
         Self { ids, end }
     }
 }
 
 /// Reads a stream to its end, which is one event that is no token and then nothing.
-pub async fn collect(mut stream: EventStream) -> Answer {
+pub(crate) async fn collect(mut stream: EventStream) -> Answer {
     let mut ids = Vec::new();
     loop {
         match stream.next().await.unwrap() {
@@ -403,13 +405,13 @@ pub async fn collect(mut stream: EventStream) -> Answer {
 }
 
 /// A prompt of `len` words, another for each `seed`.
-pub fn words(seed: u32, len: usize) -> Vec<u32> {
+pub(crate) fn words(seed: u32, len: usize) -> Vec<u32> {
     let word = |at: u32| (seed.wrapping_mul(2_654_435_761) ^ at.wrapping_mul(40_503)) >> 7;
     (1..).map(|at| word(at) % WORDS).take(len).collect()
 }
 
 /// A greedy answer of `max_tokens` tokens to a prompt of text.
-pub fn ask(tokens: Vec<u32>, max_tokens: usize) -> GenerateRequest {
+pub(crate) fn ask(tokens: Vec<u32>, max_tokens: usize) -> GenerateRequest {
     ask_prepared(
         Prepared {
             tokens,
@@ -421,7 +423,7 @@ pub fn ask(tokens: Vec<u32>, max_tokens: usize) -> GenerateRequest {
 }
 
 /// A greedy answer of `max_tokens` tokens.
-pub fn ask_prepared(prompt: Prepared, max_tokens: usize) -> GenerateRequest {
+pub(crate) fn ask_prepared(prompt: Prepared, max_tokens: usize) -> GenerateRequest {
     GenerateRequest {
         prompt,
         sampling: Sampling {
@@ -437,7 +439,7 @@ pub fn ask_prepared(prompt: Prepared, max_tokens: usize) -> GenerateRequest {
 }
 
 /// A picture of one value.
-pub fn picture(value: f32, features: usize) -> ImageInput {
+pub(crate) fn picture(value: f32, features: usize) -> ImageInput {
     ImageInput {
         pixels: Tensor::full(value, (1, 1, 2, 2), &Device::Cpu).unwrap(),
         size: (2, 2),
@@ -445,12 +447,12 @@ pub fn picture(value: f32, features: usize) -> ImageInput {
     }
 }
 
-pub fn span(image: usize, tokens: Range<usize>) -> ImageSpan {
+pub(crate) fn span(image: usize, tokens: Range<usize>) -> ImageSpan {
     ImageSpan { image, tokens }
 }
 
 /// What the fake answers greedily, computed without engine, cache or batch.
-pub fn expected(prompt: &Prepared, max_tokens: usize) -> Vec<u32> {
+pub(crate) fn expected(prompt: &Prepared, max_tokens: usize) -> Vec<u32> {
     let mut embeddings: Vec<[f32; 4]> = prompt.tokens.iter().map(|&t| embedding(t)).collect();
     for span in &prompt.spans {
         let pixels = prompt.images[span.image].pixels.flatten_all().unwrap();

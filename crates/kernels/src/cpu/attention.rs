@@ -14,6 +14,8 @@
     reason = "register tiles take keys by pointer; threads share the output by heads"
 )]
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::linear::widen;
@@ -80,17 +82,28 @@ pub(crate) fn attend<E: Element, R: KeyRows>(
 ) {
     let group = heads.heads / heads.kv_heads;
     let rows_each = (TASK_ROWS / group).max(1);
+    let few = |rows: usize| rows * group <= FEW_ROWS;
+    let single = spans.iter().filter(|span| few(span.rows)).count();
+    // Rows of all heads lie side by side in memory, rows of one head pages apart: with so few
+    // query rows it is the reading that takes the time, so a task takes as many heads as leave
+    // enough tasks for all threads.
+    let splits = (4 * rayon::current_num_threads()).div_ceil(single.max(1));
+    let heads_each = heads.kv_heads.div_ceil(splits);
     let mut tasks = Vec::new();
     let mut work = 0usize;
     for span in spans {
         work += span.rows * (span.visible + span.rows) * heads.heads * heads.head_dim;
+        let heads_each = if few(span.rows) { heads_each } else { 1 };
         for first in (0..span.rows).step_by(rows_each) {
             let rows = rows_each.min(span.rows - first);
-            tasks.extend((0..heads.kv_heads).map(|head| (span, first, rows, head)));
+            for head in (0..heads.kv_heads).step_by(heads_each) {
+                let kv_heads = head..heads.kv_heads.min(head + heads_each);
+                tasks.push((span, first, rows, kv_heads));
+            }
         }
     }
     let out = Shared::new(out);
-    let run = |scratch: &mut Scratch, (span, first, rows, kv_head): (&Span<R>, _, _, _)| {
+    let run = |scratch: &mut Scratch, (span, first, rows, kv_heads)| {
         dispatch(
             level,
             Task {
@@ -98,7 +111,7 @@ pub(crate) fn attend<E: Element, R: KeyRows>(
                 span,
                 first,
                 rows,
-                kv_head,
+                kv_heads,
                 out,
                 scratch,
             },
@@ -112,31 +125,32 @@ pub(crate) fn attend<E: Element, R: KeyRows>(
     }
 }
 
-/// Buffers that tasks of one thread use one after the other.
+/// Buffers that tasks of one thread use one after the other. `heads` are the key heads of a
+/// task, `width` is `D` rounded up to whole vectors.
 #[derive(Debug, Default)]
 struct Scratch {
-    /// `[rows, D]` scaled queries.
+    /// `[heads, rows, D]` scaled queries.
     q: Vec<f32>,
     /// `[KEYS, D]` widened keys.
     k: Vec<f32>,
-    /// `[KEYS, width]` widened values, `width` being `D` rounded up to whole vectors.
+    /// `[KEYS, width]` widened values.
     v: Vec<f32>,
     /// `[rows, KEYS]` scores, then weights.
     weights: Vec<f32>,
-    /// `[rows, width]` weighted sums of values.
+    /// `[heads, rows, width]` weighted sums of values.
     sums: Vec<f32>,
-    /// `[rows]` the largest score so far, and the sum of all weights relative to it.
+    /// `[heads, rows]` the largest score so far, and the sum of all weights relative to it.
     softmax: Vec<(f32, f32)>,
 }
 
-/// Some rows of one span, for the query heads of one key head. Row `r` of the task is token
-/// `r / group`, head `r % group`.
+/// Some rows of one span, for the query heads of some key heads. Within a key head row `r` is
+/// token `r / group`, head `r % group`.
 struct Task<'a, E, R> {
     heads: Heads<'a, E>,
     span: &'a Span<R>,
     first: usize,
     rows: usize,
-    kv_head: usize,
+    kv_heads: Range<usize>,
     out: Shared<'a>,
     scratch: &'a mut Scratch,
 }
@@ -145,92 +159,172 @@ impl<E: Element, R: KeyRows> Kernel for Task<'_, E, R> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
+    fn run<S: Simd>(mut self, simd: S) {
+        let rows = self.rows * self.group();
+        let width = self.heads.head_dim.next_multiple_of(S::LANES);
+        self.prepare(rows, width);
+        let keys = self.visible(rows - 1);
+        for start in (0..keys).step_by(KEYS) {
+            for index in 0..self.kv_heads.len() {
+                self.block(simd, index, start..keys.min(start + KEYS), rows, width);
+            }
+        }
+        self.finish(rows, width);
+    }
+}
+
+impl<E: Element, R: KeyRows> Task<'_, E, R> {
+    #[inline(always)]
+    fn group(&self) -> usize {
+        self.heads.heads / self.heads.kv_heads
+    }
+
+    /// Keys that a row sees.
+    #[inline(always)]
+    fn visible(&self, row: usize) -> usize {
+        self.span.visible + self.span.growth * (self.first + row / self.group())
+    }
+
+    /// Token and query head of a row.
+    #[inline(always)]
+    fn place(&self, index: usize, row: usize) -> (usize, usize) {
+        let token = self.span.first_row + self.first + row / self.group();
+        let head = (self.kv_heads.start + index) * self.group() + row % self.group();
+        (token, head)
+    }
+
+    #[inline(always)]
+    fn prepare(&mut self, rows: usize, width: usize) {
         let Heads {
             head_dim, scale, ..
         } = self.heads;
-        let group = self.heads.heads / self.heads.kv_heads;
-        let rows = self.rows * group;
-        let width = head_dim.next_multiple_of(S::LANES);
-        let scratch = &mut *self.scratch;
-
-        refill(&mut scratch.q, rows * head_dim, 0.);
-        refill(&mut scratch.weights, rows * KEYS, 0.);
-        refill(&mut scratch.sums, rows * width, 0.);
-        refill(&mut scratch.softmax, rows, (f32::NEG_INFINITY, 0.));
-        for (row, q) in scratch.q.chunks_exact_mut(head_dim).enumerate() {
-            let token = self.span.first_row + self.first + row / group;
-            let head = self.kv_head * group + row % group;
-            let from = &self.heads.q[token * self.heads.q_stride + head * head_dim..][..head_dim];
-            for (to, &from) in q.iter_mut().zip(from) {
-                *to = from * scale;
+        let heads = self.kv_heads.len();
+        self.scratch.q.clear();
+        for index in 0..heads {
+            for row in 0..rows {
+                let (token, head) = self.place(index, row);
+                let at = token * self.heads.q_stride + head * head_dim;
+                let q = &self.heads.q[at..][..head_dim];
+                self.scratch.q.extend(q.iter().map(|q| q * scale));
             }
         }
+        refill(&mut self.scratch.k, KEYS * head_dim, 0.);
+        refill(&mut self.scratch.v, KEYS * width, 0.);
+        refill(&mut self.scratch.weights, rows * KEYS, 0.);
+        refill(&mut self.scratch.sums, heads * rows * width, 0.);
+        let nothing = (f32::NEG_INFINITY, 0.);
+        refill(&mut self.scratch.softmax, heads * rows, nothing);
+    }
 
+    /// Takes a block of keys into account for one key head.
+    #[inline(always)]
+    fn block<S: Simd>(
+        &mut self,
+        simd: S,
+        index: usize,
+        keys: Range<usize>,
+        rows: usize,
+        width: usize,
+    ) {
+        let head_dim = self.heads.head_dim;
+        let count = keys.len();
+        let mut k = [self.heads.k.as_ptr(); KEYS];
+        let mut v = [self.heads.v.as_ptr(); KEYS];
+        let column = (self.kv_heads.start + index) * head_dim;
+        for (i, position) in keys.clone().enumerate() {
+            let at = self.span.keys.start(position) + column;
+            k[i] = self.heads.k[at..][..head_dim].as_ptr();
+            v[i] = self.heads.v[at..][..head_dim].as_ptr();
+        }
+        if rows <= FEW_ROWS {
+            self.prefetch(index, keys.clone());
+        }
         let copy_keys = rows > FEW_ROWS && size_of::<E>() < size_of::<f32>();
         // Whole vectors are read of values, so rows that end within one are copied too.
         let copy_values = copy_keys || width != head_dim;
+
+        let q = &self.scratch.q[index * rows * head_dim..][..rows * head_dim];
+        let weights = &mut self.scratch.weights;
         if copy_keys {
-            refill(&mut scratch.k, KEYS * head_dim, 0.);
-        }
-        if copy_values {
-            refill(&mut scratch.v, KEYS * width, 0.);
-        }
-
-        let visible =
-            |row: usize| self.span.visible + self.span.growth * (self.first + row / group);
-        let keys = visible(rows - 1);
-        for start in (0..keys).step_by(KEYS) {
-            let count = KEYS.min(keys - start);
-            let mut k = [self.heads.k.as_ptr(); KEYS];
-            let mut v = [self.heads.v.as_ptr(); KEYS];
-            for i in 0..count {
-                let at = self.span.keys.start(start + i) + self.kv_head * head_dim;
-                k[i] = self.heads.k[at..][..head_dim].as_ptr();
-                v[i] = self.heads.v[at..][..head_dim].as_ptr();
-            }
-
-            if copy_keys {
-                let k = widened(simd, &k[..count], head_dim, head_dim, &mut scratch.k);
-                score(simd, scratch, &k, count, rows, head_dim);
-            } else {
-                score(simd, scratch, &k, count, rows, head_dim);
-            }
-
-            for row in 0..rows {
-                let seen = visible(row).saturating_sub(start).min(count);
-                let weights = &mut scratch.weights[row * KEYS..][..KEYS];
-                weights[seen..].fill(f32::NEG_INFINITY);
-                let shrink = soften(simd, weights, &mut scratch.softmax[row]);
-                if shrink != 1. {
-                    let sums = &mut scratch.sums[row * width..][..width];
-                    for at in (0..width).step_by(S::LANES) {
-                        let sum = simd.mul(simd.read(&sums[at..]), simd.splat(shrink));
-                        simd.write(&mut sums[at..], sum);
-                    }
-                }
-            }
-
-            if copy_values {
-                let v = widened(simd, &v[..count], head_dim, width, &mut scratch.v);
-                collect(simd, scratch, &v[..count], rows, width);
-            } else {
-                collect(simd, scratch, &v[..count], rows, width);
-            }
+            let k = widened(simd, &k[..count], head_dim, head_dim, &mut self.scratch.k);
+            score(simd, q, &k[..count], head_dim, weights);
+        } else {
+            score(simd, q, &k[..count], head_dim, weights);
         }
 
         for row in 0..rows {
-            let token = self.span.first_row + self.first + row / group;
-            let head = self.kv_head * group + row % group;
-            let start = (token * self.heads.heads + head) * head_dim;
-            // SAFETY: no two tasks share a token and a key head.
-            let out = unsafe { self.out.part(start, head_dim) };
-            let whole = 1. / scratch.softmax[row].1;
-            for (to, &sum) in out.iter_mut().zip(&scratch.sums[row * width..]) {
-                *to = sum * whole;
+            let seen = self.visible(row).saturating_sub(keys.start).min(count);
+            let weights = &mut self.scratch.weights[row * KEYS..][..KEYS];
+            weights[seen..].fill(f32::NEG_INFINITY);
+            let softmax = &mut self.scratch.softmax[index * rows + row];
+            let shrink = soften(simd, weights, softmax);
+            if shrink != 1. {
+                let sums = &mut self.scratch.sums[(index * rows + row) * width..][..width];
+                for at in (0..width).step_by(S::LANES) {
+                    let sum = simd.mul(simd.read(&sums[at..]), simd.splat(shrink));
+                    simd.write(&mut sums[at..], sum);
+                }
+            }
+        }
+
+        let weights = &self.scratch.weights;
+        let sums = &mut self.scratch.sums[index * rows * width..][..rows * width];
+        if copy_values {
+            let v = widened(simd, &v[..count], head_dim, width, &mut self.scratch.v);
+            collect(simd, weights, &v[..count], width, sums);
+        } else {
+            collect(simd, weights, &v[..count], width, sums);
+        }
+    }
+
+    /// Asks for what is read after a block: the next head of the same keys, or the first head of
+    /// the next ones. Rows lie pages apart, too many at a time for the memory system to follow.
+    #[inline(always)]
+    fn prefetch(&self, index: usize, keys: Range<usize>) {
+        let head_dim = self.heads.head_dim;
+        let (head, keys) = if index + 1 < self.kv_heads.len() {
+            (self.kv_heads.start + index + 1, keys)
+        } else {
+            let last = self.visible(self.rows * self.group() - 1);
+            (self.kv_heads.start, keys.end..last.min(keys.end + KEYS))
+        };
+        for position in keys {
+            let at = self.span.keys.start(position) + head * head_dim;
+            prefetch(&self.heads.k[at..][..head_dim]);
+            prefetch(&self.heads.v[at..][..head_dim]);
+        }
+    }
+
+    #[inline(always)]
+    fn finish(&self, rows: usize, width: usize) {
+        let head_dim = self.heads.head_dim;
+        for index in 0..self.kv_heads.len() {
+            for row in 0..rows {
+                let (token, head) = self.place(index, row);
+                let start = (token * self.heads.heads + head) * head_dim;
+                // SAFETY: no two tasks share a token and a key head.
+                let out = unsafe { self.out.part(start, head_dim) };
+                let whole = 1. / self.scratch.softmax[index * rows + row].1;
+                let sums = &self.scratch.sums[(index * rows + row) * width..];
+                for (to, &sum) in out.iter_mut().zip(sums) {
+                    *to = sum * whole;
+                }
             }
         }
     }
+}
+
+/// Asks for the lines of cache that a row begins in.
+#[inline(always)]
+fn prefetch<E>(row: &[E]) {
+    #[cfg(target_arch = "x86_64")]
+    for element in row.iter().step_by(64 / size_of::<E>()) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 CPU has the instruction, and it reads nothing that can be seen.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(element).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = row;
 }
 
 /// `len` times `value`.
@@ -259,29 +353,27 @@ fn widened<S: Simd, E: Element>(
     pointers
 }
 
-/// Scores of all rows for `count` keys.
+/// Scores of all rows of `q` for some keys of `head_dim` elements.
 #[inline(always)]
 fn score<S: Simd, E: Element>(
     simd: S,
-    scratch: &mut Scratch,
-    keys: &[*const E; KEYS],
-    count: usize,
-    rows: usize,
+    q: &[f32],
+    keys: &[*const E],
     head_dim: usize,
+    weights: &mut [f32],
 ) {
-    for first in (0..count).step_by(DOT_COLUMNS) {
+    let rows = q.len() / head_dim;
+    for first in (0..keys.len()).step_by(DOT_COLUMNS) {
         let mut four = [keys[first]; DOT_COLUMNS];
         for (i, key) in four.iter_mut().enumerate() {
             // Missing keys repeat the last one; their scores are masked.
-            *key = keys[(first + i).min(count - 1)];
+            *key = keys[(first + i).min(keys.len() - 1)];
         }
-        let weights = &mut scratch.weights;
         let emit = |row: usize, scores: [f32; DOT_COLUMNS]| {
             weights[row * KEYS + first..][..DOT_COLUMNS].copy_from_slice(&scores);
         };
-        let q = scratch.q.as_ptr();
         // SAFETY: `q` holds `rows` rows, and each key was made from a slice of `head_dim`.
-        unsafe { dots(simd, q, head_dim, rows, four, head_dim, emit) };
+        unsafe { dots(simd, q.as_ptr(), head_dim, rows, four, head_dim, emit) };
     }
 }
 
@@ -311,17 +403,19 @@ fn soften<S: Simd>(simd: S, scores: &mut [f32], (largest, sum): &mut (f32, f32))
     shrink[0]
 }
 
-/// Adds the weighted values of a block to all rows.
+/// Adds the weighted values of a block to all rows of `sums`.
 #[inline(always)]
 fn collect<S: Simd, E: Element>(
     simd: S,
-    scratch: &mut Scratch,
+    weights: &[f32],
     values: &[*const E],
-    rows: usize,
     width: usize,
+    sums: &mut [f32],
 ) {
-    let (weights, sums) = (scratch.weights.as_ptr(), scratch.sums.as_mut_ptr());
-    // SAFETY: `weights` holds rows of `KEYS >= values.len()`, `sums` rows of `width`, and every
-    // value is readable for `width`: either that is `head_dim`, or it was copied to such rows.
+    let rows = sums.len() / width;
+    assert!(values.len() <= KEYS && weights.len() >= rows * KEYS);
+    let (weights, sums) = (weights.as_ptr(), sums.as_mut_ptr());
+    // SAFETY: the rows were just counted, and every value is readable for `width`: either that
+    // is `head_dim`, or it was copied to such rows.
     unsafe { axpys(simd, weights, KEYS, rows, values, width, sums, width) };
 }

@@ -220,20 +220,30 @@ impl<E: Element> Block<'_, E> {
             *pointer = unsafe { weights.data.as_ptr().add(column * weights.stride) };
         }
         let first = place.start == 0;
-        let bias = match self.product.bias {
-            Some(bias) if place.start + place.count == depth => {
-                Some(&bias[self.column + place.strip..][..place.columns])
-            }
-            _ => None,
-        };
+        let mut bias = [0.; DOT_COLUMNS];
+        if let Some(all) = self.product.bias
+            && place.start + place.count == depth
+        {
+            let own = &all[self.column + place.strip..][..place.columns];
+            bias[..place.columns].copy_from_slice(own);
+        }
+        let corner = (self.row + place.row) * self.product.columns + self.column + place.strip;
         let emit = |row: usize, sums: [f32; DOT_COLUMNS]| {
-            let start =
-                (self.row + place.row + row) * self.product.columns + self.column + place.strip;
+            let start = corner + row * self.product.columns;
             // SAFETY: tasks own disjoint blocks of rows and columns, and this is within ours.
             let out = unsafe { self.out.part(start, place.columns) };
-            for (i, out) in out.iter_mut().enumerate() {
-                let sum = if first { sums[i] } else { *out + sums[i] };
-                *out = bias.map_or(sum, |bias| sum + bias[i]);
+            let add = |out: &mut f32, i: usize| {
+                *out = if first { sums[i] } else { *out + sums[i] } + bias[i];
+            };
+            if let Ok(out) = <&mut [f32; DOT_COLUMNS]>::try_from(&mut *out) {
+                // Of known length, which makes one vector of it.
+                for (i, out) in out.iter_mut().enumerate() {
+                    add(out, i);
+                }
+            } else {
+                for (i, out) in out.iter_mut().enumerate() {
+                    add(out, i);
+                }
             }
         };
         let (rows, count) = (place.rows, place.count);

@@ -48,7 +48,7 @@ pub(crate) fn exp<S: Simd>(simd: S, x: S::V) -> S::V {
 pub(crate) fn erf<S: Simd>(simd: S, x: S::V) -> S::V {
     // P - 1, so that the last step adds a small part to an exact one.
     const NEAR: [f32; 7] = [
-        0.128_379_11,
+        0.128_379_1,
         -0.376_126_26,
         0.112_836,
         -0.026_854_444,

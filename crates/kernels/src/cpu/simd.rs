@@ -120,25 +120,6 @@ pub(crate) trait Element: Copy + Default + Send + Sync + 'static {
 
     /// Rounds to nearest, ties to even.
     fn from_f32(x: f32) -> Self;
-
-    /// Widens `count` elements, fewer than `LANES`; the other lanes are 0.
-    ///
-    /// # Safety
-    /// They are readable at `from`.
-    #[inline(always)]
-    unsafe fn load_part<S: Simd>(simd: S, from: *const Self, count: usize) -> S::V {
-        debug_assert!(count < S::LANES);
-        let mut lanes = [Self::default(); MAX_LANES];
-        // One by one: a call to copy them would spill every register of the tile around it.
-        for (i, lane) in lanes.iter_mut().enumerate() {
-            if i < count {
-                // SAFETY: the caller vouches for `count` elements.
-                *lane = unsafe { from.add(i).read() };
-            }
-        }
-        // SAFETY: no vector has more than `MAX_LANES` lanes.
-        unsafe { Self::load(simd, lanes.as_ptr()) }
-    }
 }
 
 impl Element for f32 {

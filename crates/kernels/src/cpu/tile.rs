@@ -8,10 +8,36 @@
     reason = "register tiles walk several rows by pointer, without bounds checks"
 )]
 
-use super::simd::{Element, Simd};
+use super::simd::{Element, MAX_LANES, Simd};
 
 /// Columns of a tile of [`dots`].
 pub(crate) const DOT_COLUMNS: usize = 4;
+
+/// Adds the products of the elements `at..at + LANES`.
+///
+/// # Safety
+/// All rows are readable there.
+#[inline(always)]
+unsafe fn dot_step<S: Simd, E: Element, const R: usize>(
+    simd: S,
+    left: [*const f32; R],
+    right: [*const E; DOT_COLUMNS],
+    at: usize,
+    sums: &mut [[S::V; DOT_COLUMNS]; R],
+) {
+    let mut l = [simd.splat(0.); R];
+    for r in 0..R {
+        // SAFETY: the caller's promise.
+        l[r] = unsafe { simd.load(left[r].add(at)) };
+    }
+    for c in 0..DOT_COLUMNS {
+        // SAFETY: the caller's promise.
+        let w = unsafe { E::load(simd, right[c].add(at)) };
+        for r in 0..R {
+            sums[r][c] = simd.mul_add(l[r], w, sums[r][c]);
+        }
+    }
+}
 
 /// Dot products of `R` left rows with four right rows, `depth` elements each.
 ///
@@ -26,34 +52,35 @@ unsafe fn dot_tile<S: Simd, E: Element, const R: usize>(
     right: [*const E; DOT_COLUMNS],
     depth: usize,
 ) -> [[f32; DOT_COLUMNS]; R] {
-    let mut sums = [[simd.splat(0.); DOT_COLUMNS]; R];
     let whole = depth / S::LANES * S::LANES;
+    let rest = depth - whole;
+    // What is left over is filled up with 0 beforehand. Anything but arithmetic between the loop
+    // and the sums over lanes would make the compiler move all sums out of their registers.
+    let mut left_rest = [[0f32; MAX_LANES]; R];
+    let mut right_rest = [[E::default(); MAX_LANES]; DOT_COLUMNS];
+    for i in 0..rest {
+        // SAFETY: `whole + i < depth`.
+        unsafe {
+            for r in 0..R {
+                left_rest[r][i] = left[r].add(whole + i).read();
+            }
+            for c in 0..DOT_COLUMNS {
+                right_rest[c][i] = right[c].add(whole + i).read();
+            }
+        }
+    }
+    let mut sums = [[simd.splat(0.); DOT_COLUMNS]; R];
     let mut at = 0;
     while at < whole {
-        let mut l = [simd.splat(0.); R];
-        for r in 0..R {
-            // SAFETY: `at + LANES <= depth`.
-            l[r] = unsafe { simd.load(left[r].add(at)) };
-        }
-        for c in 0..DOT_COLUMNS {
-            // SAFETY: as above.
-            let w = unsafe { E::load(simd, right[c].add(at)) };
-            for r in 0..R {
-                sums[r][c] = simd.mul_add(l[r], w, sums[r][c]);
-            }
-        }
+        // SAFETY: `at + LANES <= depth`.
+        unsafe { dot_step(simd, left, right, at, &mut sums) };
         at += S::LANES;
     }
-    if whole < depth {
-        for r in 0..R {
-            // SAFETY: `depth - whole` elements remain, fewer than `LANES`.
-            let l = unsafe { f32::load_part(simd, left[r].add(whole), depth - whole) };
-            for c in 0..DOT_COLUMNS {
-                // SAFETY: as above.
-                let w = unsafe { E::load_part(simd, right[c].add(whole), depth - whole) };
-                sums[r][c] = simd.mul_add(l, w, sums[r][c]);
-            }
-        }
+    if rest > 0 {
+        let left = left_rest.each_ref().map(|row| row.as_ptr());
+        let right = right_rest.each_ref().map(|row| row.as_ptr());
+        // SAFETY: the buffers hold whole vectors.
+        unsafe { dot_step(simd, left, right, 0, &mut sums) };
     }
     let mut out = [[0.; DOT_COLUMNS]; R];
     for r in 0..R {
@@ -118,16 +145,16 @@ unsafe fn axpy_tile<S: Simd, E: Element, const R: usize, const N: usize>(
 ) {
     let mut sums = [[simd.splat(0.); N]; R];
     for r in 0..R {
-        for n in 0..N {
+        for (n, sum) in sums[r].iter_mut().enumerate() {
             // SAFETY: within the columns of `out`.
-            sums[r][n] = unsafe { simd.load(out[r].add(column + n * S::LANES)) };
+            *sum = unsafe { simd.load(out[r].add(column + n * S::LANES)) };
         }
     }
     for (i, &row) in right.iter().enumerate() {
         let mut values = [simd.splat(0.); N];
-        for n in 0..N {
+        for (n, value) in values.iter_mut().enumerate() {
             // SAFETY: within the columns of `right`.
-            values[n] = unsafe { E::load(simd, row.add(column + n * S::LANES)) };
+            *value = unsafe { E::load(simd, row.add(column + n * S::LANES)) };
         }
         for r in 0..R {
             // SAFETY: `i < right.len()`.
@@ -138,9 +165,9 @@ unsafe fn axpy_tile<S: Simd, E: Element, const R: usize, const N: usize>(
         }
     }
     for r in 0..R {
-        for n in 0..N {
+        for (n, &sum) in sums[r].iter().enumerate() {
             // SAFETY: within the columns of `out`.
-            unsafe { simd.store(out[r].add(column + n * S::LANES), sums[r][n]) };
+            unsafe { simd.store(out[r].add(column + n * S::LANES), sum) };
         }
     }
 }

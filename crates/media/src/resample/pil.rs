@@ -6,9 +6,9 @@
 //! rounded to 22 fractional bits.
 //!
 //! The horizontal pass costs output width times *input* height, so the input's sides must be
-//! bounded by the caller ([`DecodeLimits::max_side`](crate::DecodeLimits)). Memory beyond the
-//! output is bounded here: output rows are computed in strips, and only one strip per thread
-//! keeps its intermediate rows.
+//! bounded by the caller ([`DecodeLimits::max_side`](crate::DecodeLimits)). Output rows are
+//! computed in strips, so that of the intermediate rows only those of one strip per thread are in
+//! memory.
 
 use std::ops::Range;
 

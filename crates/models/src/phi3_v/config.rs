@@ -326,7 +326,7 @@ mod tests {
             "vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192,
             "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
             "max_position_embeddings": 131_072, "original_max_position_embeddings": 4096,
-            "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "sliding_window": 131_072,
+            "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "sliding_window": 131_072,
             "rope_scaling": {
                 "type": "su", "short_factor": vec![1.05; 48], "long_factor": vec![1.03; 48],
             },

@@ -201,15 +201,9 @@ impl Phi3VProcessor {
 impl Processor for Phi3VProcessor {
     fn prepare(&self, chat: &Chat, pictures: &[Picture]) -> Result<Prepared, PrepareError> {
         let order = shown(chat);
-        if let Some(index) = (0..pictures.len()).find(|index| !order.contains(index)) {
-            return Err(PrepareError::Image {
-                index,
-                reason: "no message shows it".to_owned(),
-            });
-        }
         let shown = order
-            .into_iter()
-            .map(|index| {
+            .iter()
+            .map(|&index| {
                 pictures.get(index).ok_or_else(|| PrepareError::Image {
                     index,
                     reason: format!(
@@ -219,6 +213,12 @@ impl Processor for Phi3VProcessor {
                 })
             })
             .collect::<Result<Vec<_>, _>>()?;
+        if let Some(index) = (0..pictures.len()).find(|index| !order.contains(index)) {
+            return Err(PrepareError::Image {
+                index,
+                reason: "no message shows it".to_owned(),
+            });
+        }
         let prompt = self.render_shielded(chat)?;
         self.prepare_prompt(&prompt, &shown)
     }

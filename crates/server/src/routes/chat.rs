@@ -50,7 +50,7 @@ pub(crate) async fn chat_completions(
     check_name(model, &request.model)?;
     generation::check_token_ids(model, &request)?;
     let prompt = prompt::prepare(&state, model, &mut request).await?;
-    let generation = Generation::submit(&state, admission, model, &request, prompt)?;
+    let generation = Generation::submit(&state, admission, model, &request, &prompt)?;
     let logprobs = request.wanted_logprobs().is_some();
     if request.stream == Some(true) {
         let envelope = sse::Envelope {

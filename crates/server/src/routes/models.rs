@@ -1,6 +1,7 @@
 //! `GET /v1/models`.
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use vlmd_api::{ErrorBody, Model, ModelList};
 
@@ -43,9 +44,11 @@ pub(crate) async fn list_models(State(state): State<AppState>) -> Result<Json<Mo
 )]
 pub(crate) async fn get_model(
     State(state): State<AppState>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Model>, Refusal> {
     let model = state.model()?;
+    // A name that is not UTF-8 is no name of a model.
+    let name = name.map_or_else(|_| String::new(), |Path(name)| name);
     if !model.names.contains(&name) {
         return Err(models_unknown(model, &name));
     }

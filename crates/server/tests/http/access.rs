@@ -1,12 +1,12 @@
 //! Who is let in, and what the server tells about itself.
 
 use reqwest::header::AUTHORIZATION;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use vlmd_server::ApiKeys;
 
-use crate::server::{MODEL, Setup, TestServer, chat_body, error_of};
+use crate::server::{MODEL, Setup, TestServer, chat_body, error_of, json_of};
 
 async fn locked() -> TestServer {
     let mut setup = Setup::default();
@@ -158,7 +158,7 @@ async fn request_ids_are_echoed_or_made() {
 async fn models_are_listed_and_found_by_names_with_slashes() {
     let server = TestServer::start().await;
     for path in ["/v1/models", "/v1/models/"] {
-        let list: Value = server.get(path).send().await.unwrap().json().await.unwrap();
+        let list = json_of(server.get(path).send().await.unwrap()).await;
         let ids: Vec<_> = list["data"]
             .as_array()
             .unwrap()
@@ -169,14 +169,7 @@ async fn models_are_listed_and_found_by_names_with_slashes() {
         assert_eq!(list["data"][0]["max_model_len"], 4096);
     }
     let path = format!("/v1/models/{MODEL}");
-    let card: Value = server
-        .get(&path)
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
+    let card = json_of(server.get(&path).send().await.unwrap()).await;
     assert_eq!((&card["id"], &card["root"]), (&json!(MODEL), &json!(MODEL)));
     let (status, error) = error_of(server.get("/v1/models/org/none").send().await.unwrap()).await;
     assert_eq!((status, &error["code"]), (404, &json!("model_not_found")));
@@ -218,7 +211,7 @@ async fn metrics_follow_what_happened() {
 async fn the_server_describes_itself() {
     let server = TestServer::start().await;
     let response = server.get("/openapi.json").send().await.unwrap();
-    let document: Value = response.json().await.unwrap();
+    let document = json_of(response).await;
     assert!(document["paths"]["/v1/chat/completions"]["post"].is_object());
     let page = server.get("/docs").send().await.unwrap();
     assert!(
@@ -228,13 +221,6 @@ async fn the_server_describes_itself() {
             .starts_with("text/html")
     );
     assert!(page.text().await.unwrap().contains("/v1/chat/completions"));
-    let version: Value = server
-        .get("/v1/version")
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
+    let version = json_of(server.get("/v1/version").send().await.unwrap()).await;
     assert!(version["release"].is_string() && version["api"].is_string());
 }

@@ -244,6 +244,7 @@ async fn unknown_routes_and_methods() {
         "/v2/chat/completions",
         "/v1/embeddings",
         "/v1/models/x",
+        "/v1/models/%ff",
         "/%2e%2e/",
     ] {
         let (status, error) = error_of(server.get(path).send().await.unwrap()).await;

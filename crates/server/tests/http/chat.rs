@@ -187,7 +187,6 @@ async fn every_spelling_of_a_picture_counts_its_tokens() {
         assert_eq!(text(&answer), ALPHABET);
         assert_eq!(answer["usage"]["prompt_tokens"], 3 + IMAGE_TOKENS);
     }
-    assert_eq!(server.idle().await.images_encoded, 4);
 }
 
 #[tokio::test]

@@ -81,7 +81,7 @@ async fn data_that_is_no_picture_is_refused_beside_a_good_request() {
     let whole = png(64, 64);
     let cases = [
         (data_uri(b"hello, I am no picture"), "invalid_image"),
-        (data_uri(b""), "invalid_image"),
+        (data_uri(b""), "invalid_image_url"),
         (data_uri(&whole[..whole.len() / 2]), "invalid_image"),
         (data_uri(&whole[..20]), "invalid_image"),
         (data_uri(&boasting_png(65_535)), "image_too_large"),

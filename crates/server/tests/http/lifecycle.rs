@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use vlmd_server::ServerConfig;
 
 use crate::script::ALPHABET;
-use crate::server::{Setup, TestServer, chat_body, error_of, load};
+use crate::server::{Setup, TestServer, chat_body, error_of, json_of, load};
 
 /// A model that is slow enough to be met at work.
 fn slow() -> Setup {
@@ -18,7 +20,7 @@ fn slow() -> Setup {
 
 async fn readiness(server: &TestServer) -> (u16, Value) {
     let response = server.get("/v1/health/ready").send().await.unwrap();
-    (response.status().as_u16(), response.json().await.unwrap())
+    (response.status().as_u16(), json_of(response).await)
 }
 
 #[tokio::test]
@@ -27,7 +29,7 @@ async fn the_server_lives_before_the_model_is_there() {
     let live = server.get("/v1/health/live").send().await.unwrap();
     assert_eq!(live.status(), 200);
     assert_eq!(
-        live.json::<Value>().await.unwrap(),
+        json_of(live).await,
         json!({"object": "health.response", "message": "Service is live", "status": "live"})
     );
     let (status, health) = readiness(&server).await;
@@ -137,7 +139,8 @@ async fn a_client_that_leaves_before_a_whole_answer_frees_its_blocks() {
 #[tokio::test]
 async fn a_shutdown_finishes_what_is_under_way_and_takes_nothing_new() {
     let mut server = TestServer::with(slow()).await;
-    let mut response = server.chat(&json!({"stream": true})).await;
+    let long = json!({"stream": true, "ignore_eos": true, "max_tokens": 300});
+    let mut response = server.chat(&long).await;
     server.busy(1).await;
     server.stop();
     while readiness(&server).await.1["status"] != "draining" {}
@@ -154,7 +157,7 @@ async fn a_shutdown_finishes_what_is_under_way_and_takes_nothing_new() {
         text.push_str(&String::from_utf8_lossy(&chunk));
     }
     assert!(text.ends_with("data: [DONE]\n\n"));
-    assert_eq!(text.matches("\"finish_reason\":\"stop\"").count(), 1);
+    assert_eq!(text.matches("\"finish_reason\":\"length\"").count(), 1);
     assert!(!text.contains("error"));
     drop(response);
     let address = server.base.clone();
@@ -199,4 +202,45 @@ async fn a_shutdown_without_requests_is_immediate() {
     );
     server.stop();
     server.stopped().await;
+}
+
+/// Sends `request` as it is and gives what comes until the server closes the connection.
+async fn exchange(server: &TestServer, request: &str) -> String {
+    let address = server.base.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut response = Vec::new();
+    stream.read_to_end(&mut response).await.unwrap();
+    String::from_utf8_lossy(&response).into_owned()
+}
+
+#[tokio::test]
+async fn clients_that_stall_are_let_go() {
+    let mut setup = Setup::default();
+    setup.config.header_timeout = Duration::from_millis(200);
+    setup.config.body_timeout = Duration::from_millis(200);
+    let server = TestServer::with(setup).await;
+    for stalled in [
+        "",
+        "P",
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nX-Slow: ",
+    ] {
+        let response = exchange(&server, stalled).await;
+        assert!(!response.contains(" 200 "), "{stalled:?}: {response}");
+    }
+    let half = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\
+        Content-Type: application/json\r\n\r\n{\"model\": ";
+    let response = exchange(&server, half).await;
+    assert!(response.starts_with("HTTP/1.1 408 "), "{response}");
+    assert!(response.contains("--body-timeout"), "{response}");
+    server.answer(&json!({})).await;
+}
+
+#[tokio::test]
+async fn headers_beyond_the_limit_are_refused() {
+    let server = TestServer::start().await;
+    let many: String = (0..1000).map(|n| format!("X-{n}: {n}\r\n")).collect();
+    let request = format!("GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{many}\r\n");
+    let response = exchange(&server, &request).await;
+    assert!(response.starts_with("HTTP/1.1 431 "), "{response}");
 }

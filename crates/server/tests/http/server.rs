@@ -111,7 +111,7 @@ impl TestServer {
     pub(crate) async fn answer(&self, extra: &Value) -> Value {
         let response = self.chat(extra).await;
         let status = response.status();
-        let body: Value = response.json().await.unwrap();
+        let body = json_of(response).await;
         assert_eq!(status, 200, "{body}");
         body
     }
@@ -170,6 +170,7 @@ pub(crate) async fn load(setup: Setup) -> (ServerConfig, ServedModel) {
         media: MediaGate::new(setup.media).unwrap(),
         vocab_size: 257,
         max_images: 5,
+        default_max_tokens: usize::MAX,
         default_sampling: Sampling::default(),
     };
     (setup.config, model)
@@ -181,6 +182,11 @@ pub(crate) fn chat_body(extra: &Value) -> Value {
     let fields = extra.as_object().unwrap().clone();
     body.as_object_mut().unwrap().extend(fields);
     body
+}
+
+/// The JSON of a response.
+pub(crate) async fn json_of(response: Response) -> Value {
+    serde_json::from_slice(&response.bytes().await.unwrap()).unwrap()
 }
 
 /// Status and error of a response, which must have the envelope.

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{byte_level, kits, sentence_piece};
+use crate::testing::{BYTE_LEVEL, SENTENCE_PIECE, kits};
 
 fn stream(tokenizer: &Arc<Tokenizer>, ids: &[u32], skip_special: bool) -> Vec<String> {
     let mut detokenizer = Detokenizer::new(Arc::clone(tokenizer), skip_special);
@@ -29,37 +29,37 @@ proptest! {
         skip_special in any::<bool>(),
     ) {
         for kit in kits() {
-            let tokenizer = Arc::new(kit.tokenizer());
+            let tokenizer = &kit.tokenizer;
             let whole = tokenizer.decode(&ids, skip_special).expect("decodable");
-            prop_assert_eq!(stream(&tokenizer, &ids, skip_special).concat(), whole, "{}", kit.name);
+            prop_assert_eq!(stream(tokenizer, &ids, skip_special).concat(), whole, "{}", kit.name);
         }
     }
 
     #[test]
     fn pieces_of_encoded_text_make_up_its_decoded_whole(text in crate::testing::text()) {
         for kit in kits() {
-            let tokenizer = Arc::new(kit.tokenizer());
+            let tokenizer = &kit.tokenizer;
             let ids = tokenizer.encode(&text, false).expect("encodable");
             let whole = tokenizer.decode(&ids, true).expect("decodable");
-            prop_assert_eq!(stream(&tokenizer, &ids, true).concat(), whole, "{}", kit.name);
+            prop_assert_eq!(stream(tokenizer, &ids, true).concat(), whole, "{}", kit.name);
         }
     }
 
     #[test]
     fn runs_of_bytes_are_decoded_as_one(bytes in prop::collection::vec(any::<u8>(), 0..12)) {
-        let tokenizer = Arc::new(sentence_piece().tokenizer());
+        let tokenizer = &SENTENCE_PIECE.tokenizer;
         let ids: Vec<u32> = bytes.iter().map(|&byte| 3 + u32::from(byte)).collect();
         let whole = tokenizer.decode(&ids, true).expect("decodable");
-        prop_assert_eq!(stream(&tokenizer, &ids, true).concat(), whole);
+        prop_assert_eq!(stream(tokenizer, &ids, true).concat(), whole);
     }
 }
 
 #[test]
 fn no_piece_ends_within_a_character() {
     for kit in kits() {
-        let tokenizer = Arc::new(kit.tokenizer());
+        let tokenizer = &kit.tokenizer;
         let ids = tokenizer.encode("é你😀 the 😀", false).expect("encodable");
-        let pieces = stream(&tokenizer, &ids, true);
+        let pieces = stream(tokenizer, &ids, true);
         if !ids.contains(&tokenizer.token_to_id("<unk>").unwrap_or(u32::MAX)) {
             assert!(
                 !pieces.concat().contains(char::REPLACEMENT_CHARACTER),
@@ -72,9 +72,9 @@ fn no_piece_ends_within_a_character() {
 
 #[test]
 fn text_goes_out_with_the_token_that_completes_it() {
-    let tokenizer = Arc::new(byte_level().tokenizer());
-    let mut detokenizer = Detokenizer::new(Arc::clone(&tokenizer), true);
-    let ids = ids_of(&tokenizer, &["a", "ä½", "ł", "Ã", "b"]);
+    let tokenizer = &BYTE_LEVEL.tokenizer;
+    let mut detokenizer = Detokenizer::new(Arc::clone(tokenizer), true);
+    let ids = ids_of(tokenizer, &["a", "ä½", "ł", "Ã", "b"]);
     let pieces: Vec<Option<String>> = ids
         .iter()
         .map(|&id| detokenizer.push(id).expect("decodable"))
@@ -89,34 +89,34 @@ fn text_goes_out_with_the_token_that_completes_it() {
 
 #[test]
 fn a_leading_space_is_stripped_from_the_answer_but_not_within_it() {
-    let tokenizer = Arc::new(sentence_piece().tokenizer());
-    let ids = ids_of(&tokenizer, &["▁the", "▁", "▁the", "▁t", "he"]);
+    let tokenizer = &SENTENCE_PIECE.tokenizer;
+    let ids = ids_of(tokenizer, &["▁the", "▁", "▁the", "▁t", "he"]);
     assert_eq!(
-        stream(&tokenizer, &ids, true),
+        stream(tokenizer, &ids, true),
         ["the", " ", " the", " t", "he"]
     );
 }
 
 #[test]
 fn an_unfinished_character_at_the_end_becomes_replacement_characters() {
-    let tokenizer = Arc::new(sentence_piece().tokenizer());
-    let ids = ids_of(&tokenizer, &["a", "<0xE4>", "<0xBD>"]);
-    assert_eq!(stream(&tokenizer, &ids, true), ["a", "\u{FFFD}\u{FFFD}"]);
-    let tokenizer = Arc::new(byte_level().tokenizer());
-    let ids = ids_of(&tokenizer, &["a", "ä½"]);
-    assert_eq!(stream(&tokenizer, &ids, true), ["a", "\u{FFFD}"]);
+    let tokenizer = &SENTENCE_PIECE.tokenizer;
+    let ids = ids_of(tokenizer, &["a", "<0xE4>", "<0xBD>"]);
+    assert_eq!(stream(tokenizer, &ids, true), ["a", "\u{FFFD}\u{FFFD}"]);
+    let tokenizer = &BYTE_LEVEL.tokenizer;
+    let ids = ids_of(tokenizer, &["a", "ä½"]);
+    assert_eq!(stream(tokenizer, &ids, true), ["a", "\u{FFFD}"]);
 }
 
 #[test]
 fn special_and_unknown_tokens_have_no_text() {
     for kit in kits() {
-        let tokenizer = Arc::new(kit.tokenizer());
+        let tokenizer = &kit.tokenizer;
         let end = tokenizer.token_to_id("<|end|>").expect("a token");
         assert_eq!(
-            stream(&tokenizer, &[end, u32::MAX], true),
+            stream(tokenizer, &[end, u32::MAX], true),
             Vec::<String>::new()
         );
-        let shown = stream(&tokenizer, &[end, u32::MAX], false).concat();
+        let shown = stream(tokenizer, &[end, u32::MAX], false).concat();
         assert_eq!(shown.trim(), "<|end|>", "{}", kit.name);
     }
 }
@@ -124,12 +124,12 @@ fn special_and_unknown_tokens_have_no_text() {
 #[test]
 fn work_per_token_does_not_grow_with_the_answer() {
     for kit in kits() {
-        let tokenizer = Arc::new(kit.tokenizer());
+        let tokenizer = &kit.tokenizer;
         for token in ["▁", "Ġ", "a", "the", "\u{ff}", "<|end|>"] {
             let Some(id) = tokenizer.token_to_id(token) else {
                 continue;
             };
-            let mut detokenizer = Detokenizer::new(Arc::clone(&tokenizer), false);
+            let mut detokenizer = Detokenizer::new(Arc::clone(tokenizer), false);
             for _ in 0..5000 {
                 detokenizer.push(id).expect("decodable");
                 let kept = match &detokenizer.state {

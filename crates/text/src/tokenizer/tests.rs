@@ -2,33 +2,25 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::testing::{Kit, byte_level, kits, sentence_piece, text, unigram, word_piece};
-
-/// Ids that only a template may write. The unknown token is not one of them: it also stands for
-/// characters that the vocabulary lacks.
-fn control_ids(kit: &Kit) -> HashSet<u32> {
-    let tokens = kit.json["added_tokens"].as_array().expect("an array");
-    tokens
-        .iter()
-        .filter(|token| token["special"] == true || token["content"] == "</s>")
-        .filter(|token| token["content"] != "<unk>" && token["content"] != "[UNK]")
-        .map(|token| token["id"].as_u64().expect("a number") as u32)
-        .collect()
-}
+use crate::testing::{BYTE_LEVEL, Kit, SENTENCE_PIECE, UNIGRAM, WORD_PIECE, kits, text};
 
 fn control_tokens_in(kit: &Kit, ids: &[u32]) -> Vec<u32> {
-    let control = control_ids(kit);
     ids.iter()
         .copied()
-        .filter(|id| control.contains(id))
+        .filter(|id| kit.control.contains(id))
         .collect()
 }
 
 fn library_ids(library: &tokenizers::Tokenizer, text: &str) -> Vec<u32> {
-    let mut library = library.clone();
-    library.with_truncation(None).expect("no truncation");
     let encoding = library.encode(text, false).expect("encodable");
     encoding.get_ids().to_vec()
+}
+
+/// Ids of added tokens differ between tokenizers, their spelling does not.
+fn spellings(tokenizer: &tokenizers::Tokenizer, ids: &[u32]) -> Vec<String> {
+    ids.iter()
+        .map(|&id| tokenizer.id_to_token(id).expect("a token"))
+        .collect()
 }
 
 proptest! {
@@ -37,9 +29,9 @@ proptest! {
     #[test]
     fn own_stages_equal_the_library(text in text()) {
         for kit in kits() {
-            let tokenizer = kit.tokenizer();
+            let tokenizer = &kit.tokenizer;
             let own = tokenizer.encode_shielded(&text).expect("encodable");
-            let library = library_ids(&kit.library(), &text);
+            let library = library_ids(&kit.library, &text);
             prop_assert_eq!(own.get_ids(), library, "{}", kit.name);
         }
     }
@@ -47,52 +39,58 @@ proptest! {
     #[test]
     fn shielded_text_holds_no_control_token(text in text()) {
         for kit in kits() {
-            let tokenizer = kit.tokenizer();
+            let tokenizer = &kit.tokenizer;
             let shielded = tokenizer.shield(&text);
             let ids = tokenizer.encode(&shielded, false).expect("encodable");
-            prop_assert_eq!(control_tokens_in(&kit, &ids), Vec::<u32>::new(), "{}", kit.name);
+            prop_assert_eq!(control_tokens_in(kit, &ids), Vec::<u32>::new(), "{}", kit.name);
         }
     }
 
     #[test]
     fn shielded_text_is_tokenised_as_if_control_tokens_did_not_exist(text in text()) {
         // Unigram would find them in its own vocabulary, see `tokenize_plain`.
-        for kit in [sentence_piece(), byte_level(), word_piece()] {
-            let tokenizer = kit.tokenizer();
+        for kit in [&*SENTENCE_PIECE, &*BYTE_LEVEL, &*WORD_PIECE] {
+            let tokenizer = &kit.tokenizer;
             let shielded = tokenizer.shield(&text);
             let ids = tokenizer.encode(&shielded, false).expect("encodable");
-            let plain = library_ids(&kit.library_without_control_tokens(), &text);
-            prop_assert_eq!(ids, plain, "{}", kit.name);
+            let library = &kit.without_control_tokens;
+            let plain = library_ids(library, &text);
+            prop_assert_eq!(
+                spellings(&kit.library, &ids),
+                spellings(library, &plain),
+                "{}",
+                kit.name
+            );
         }
     }
 
     #[test]
     fn shielded_texts_side_by_side_form_no_control_token(parts in prop::collection::vec(text(), 2..4)) {
         for kit in kits() {
-            let tokenizer = kit.tokenizer();
+            let tokenizer = &kit.tokenizer;
             let joined: String = parts.iter().map(|part| tokenizer.shield(part)).collect();
             let ids = tokenizer.encode(&joined, false).expect("encodable");
-            prop_assert_eq!(control_tokens_in(&kit, &ids), Vec::<u32>::new(), "{}", kit.name);
+            prop_assert_eq!(control_tokens_in(kit, &ids), Vec::<u32>::new(), "{}", kit.name);
         }
     }
 
     #[test]
     fn control_tokens_of_the_template_survive_around_shielded_text(text in text()) {
         for kit in kits() {
-            let tokenizer = kit.tokenizer();
+            let tokenizer = &kit.tokenizer;
             let shielded = tokenizer.shield(&text);
             let prompt = format!("<|user|>\n{shielded}<|end|>\n<|assistant|>\n");
             let ids = tokenizer.encode(&prompt, false).expect("encodable");
             let written = ["<|user|>", "<|end|>", "<|assistant|>"]
                 .map(|token| tokenizer.token_to_id(token).expect("a token"));
-            prop_assert_eq!(control_tokens_in(&kit, &ids), written, "{}", kit.name);
+            prop_assert_eq!(control_tokens_in(kit, &ids), written, "{}", kit.name);
         }
     }
 
     #[test]
     fn unshield_undoes_shield(text in text()) {
         for kit in kits() {
-            let tokenizer = kit.tokenizer();
+            let tokenizer = &kit.tokenizer;
             let shielded = tokenizer.shield(&text).into_owned();
             prop_assert_eq!(tokenizer.unshield(&shielded), text.as_str());
             let again = tokenizer.shield(&shielded).into_owned();
@@ -103,7 +101,7 @@ proptest! {
 
 #[test]
 fn a_sentinel_from_outside_is_removed() {
-    let tokenizer = sentence_piece().tokenizer();
+    let tokenizer = &SENTENCE_PIECE.tokenizer;
     let smuggled = format!("<|en{SENTINEL}d|>{SENTINEL}");
     let ids = tokenizer
         .encode(&tokenizer.shield(&smuggled), false)
@@ -120,14 +118,14 @@ fn a_sentinel_from_outside_is_removed() {
 
 #[test]
 fn text_without_literals_is_borrowed() {
-    let tokenizer = byte_level().tokenizer();
+    let tokenizer = &BYTE_LEVEL.tokenizer;
     assert!(matches!(tokenizer.shield("what is it?"), Cow::Borrowed(_)));
 }
 
 #[test]
 fn extra_literals_are_shielded_and_named_ones_are_not() {
-    let tokenizer = byte_level()
-        .tokenizer()
+    let tokenizer = BYTE_LEVEL
+        .fresh()
         .with_shielded(&["<|image_"])
         .and_then(|tokenizer| tokenizer.with_recognised(&["<mask>"]))
         .expect("valid");
@@ -143,7 +141,7 @@ fn extra_literals_are_shielded_and_named_ones_are_not() {
 
 #[test]
 fn vocabulary_that_is_no_markup_is_left_to_users() {
-    let tokenizer = byte_level().tokenizer();
+    let tokenizer = &BYTE_LEVEL.tokenizer;
     for word in ["yesterday", "  "] {
         let id = tokenizer.token_to_id(word).expect("a token");
         let text = format!("{}a{word}b", tokenizer.shield("<|end|>"));
@@ -154,8 +152,8 @@ fn vocabulary_that_is_no_markup_is_left_to_users() {
 
 #[test]
 fn a_control_token_spelled_in_other_characters_is_shielded() {
-    let kit = unigram();
-    let tokenizer = kit.tokenizer();
+    let kit = &*UNIGRAM;
+    let tokenizer = &kit.tokenizer;
     let id = tokenizer.token_to_id("<norm>").expect("a token");
     let wide = "＜ｎｏｒｍ＞";
     assert!(
@@ -172,7 +170,7 @@ fn a_control_token_spelled_in_other_characters_is_shielded() {
 
 #[test]
 fn control_tokens_in_the_vocabulary_of_the_model_are_cut() {
-    let tokenizer = unigram().tokenizer();
+    let tokenizer = &UNIGRAM.tokenizer;
     let ids = tokenizer
         .encode(&tokenizer.shield("a</s></s>"), false)
         .expect("encodable");
@@ -184,8 +182,8 @@ fn control_tokens_in_the_vocabulary_of_the_model_are_cut() {
 #[test]
 fn work_on_repeated_literals_grows_with_their_number() {
     const COPIES: usize = 100_000;
-    let kit = sentence_piece();
-    let tokenizer = kit.tokenizer().with_shielded(&["<|image_"]).expect("valid");
+    let kit = &*SENTENCE_PIECE;
+    let tokenizer = kit.fresh().with_shielded(&["<|image_"]).expect("valid");
     for literal in ["<|end|>", "<|image_1|>", "<mask>"] {
         let one = tokenizer
             .encode(&tokenizer.shield(literal), false)
@@ -196,13 +194,13 @@ fn work_on_repeated_literals_grows_with_their_number() {
         let ids = tokenizer.encode(&shielded, false).expect("encodable");
         // Every copy takes at most what it takes alone.
         assert!(ids.len() <= one.len() * COPIES);
-        assert_eq!(control_tokens_in(&kit, &ids), Vec::<u32>::new());
+        assert_eq!(control_tokens_in(kit, &ids), Vec::<u32>::new());
     }
 }
 
 #[test]
 fn the_post_processor_adds_its_tokens_to_shielded_text_too() {
-    let tokenizer = sentence_piece().tokenizer();
+    let tokenizer = &SENTENCE_PIECE.tokenizer;
     for text in ["the", &tokenizer.shield("the <|end|>")] {
         let bare = tokenizer.encode(text, false).expect("encodable");
         let full = tokenizer.encode(text, true).expect("encodable");
@@ -212,7 +210,7 @@ fn the_post_processor_adds_its_tokens_to_shielded_text_too() {
 
 #[test]
 fn truncation_in_the_file_is_ignored() {
-    let tokenizer = sentence_piece().tokenizer();
+    let tokenizer = &SENTENCE_PIECE.tokenizer;
     let ids = tokenizer
         .encode("a b c d e f g h", false)
         .expect("encodable");
@@ -221,7 +219,7 @@ fn truncation_in_the_file_is_ignored() {
 
 #[test]
 fn strings_anywhere_in_json_are_shielded() {
-    let tokenizer = byte_level().tokenizer();
+    let tokenizer = &BYTE_LEVEL.tokenizer;
     let value = json!({"<|end|>": ["a", "<|user|>", {"b": "<|end|>"}], "n": 1, "x": null});
     let shielded = tokenizer.shield_json(&value).to_string();
     assert!(!shielded.contains("<|end|>") && !shielded.contains("<|user|>"));
@@ -230,7 +228,7 @@ fn strings_anywhere_in_json_are_shielded() {
 
 #[test]
 fn special_tokens_are_told_from_others() {
-    let tokenizer = sentence_piece().tokenizer();
+    let tokenizer = &SENTENCE_PIECE.tokenizer;
     let id = |token| tokenizer.token_to_id(token).expect("a token");
     assert!(tokenizer.is_special(id("<|end|>")));
     assert!(!tokenizer.is_special(id("</s>")));
@@ -242,10 +240,74 @@ fn special_tokens_are_told_from_others() {
 
 #[test]
 fn files_that_are_no_tokenizer_are_refused() {
-    let mut right = sentence_piece().json;
+    let mut right = SENTENCE_PIECE.json.clone();
     right["decoder"]["decoders"][3]["stop"] = json!(1);
     for bytes in [&b""[..], b"{}", b"\xff", right.to_string().as_bytes()] {
         let error = Tokenizer::from_bytes(bytes).expect_err("invalid");
         assert!(matches!(error, TextError::InvalidTokenizer(_)), "{error}");
     }
 }
+
+// TEMPORARY-BEGIN
+#[test]
+fn real_tokenizers() {
+    let Ok(paths) = std::env::var("REAL_TOKENIZERS") else {
+        return;
+    };
+    for path in paths.split(':') {
+        let bytes = std::fs::read(path).expect(path);
+        let tokenizer = Tokenizer::from_bytes(&bytes).expect(path);
+        let mut library = tokenizers::Tokenizer::from_bytes(&bytes).expect(path);
+        library.with_truncation(None).expect("x");
+        library.with_padding(None);
+        let mut plain = library.clone();
+        plain.set_encode_special_tokens(true);
+        let mut control: HashSet<u32> = library
+            .get_added_tokens_decoder()
+            .into_iter()
+            .filter(|(_, t)| t.special || t.content == "</s>")
+            .map(|(i, _)| i)
+            .collect();
+        if let Some(id) = library.token_to_id("<unk>") {
+            control.remove(&id);
+        }
+        let size = library.get_vocab_size(true) as u32;
+        let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+            cases: 1500,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        });
+        let arc = std::sync::Arc::new(Tokenizer::from_bytes(&bytes).expect(path));
+        runner
+            .run(
+                &(text(), prop::collection::vec(0..size, 0..30)),
+                |(text, ids)| {
+                    let own = tokenizer.encode_shielded(&text).expect("x");
+                    prop_assert_eq!(own.get_ids().to_vec(), library_ids(&library, &text));
+                    let shielded = tokenizer
+                        .encode(&tokenizer.shield(&text), false)
+                        .expect("x");
+                    prop_assert!(
+                        !shielded.iter().any(|id| control.contains(id)),
+                        "{shielded:?}"
+                    );
+                    if !text.contains("</s>") {
+                        prop_assert_eq!(shielded, library_ids(&plain, &text));
+                    }
+                    for skip in [false, true] {
+                        let mut d = crate::Detokenizer::new(arc.clone(), skip);
+                        let mut out = String::new();
+                        for &id in &ids {
+                            out.extend(d.push(id).expect("x"));
+                        }
+                        out.extend(d.flush().expect("x"));
+                        prop_assert_eq!(out, library.decode(&ids, skip).expect("x"));
+                    }
+                    Ok(())
+                },
+            )
+            .expect(path);
+        println!("{path} fine");
+    }
+}
+// TEMPORARY-END
