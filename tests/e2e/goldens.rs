@@ -11,16 +11,25 @@ const CLEAR_GAP: f64 = 1e-3;
 
 /// The committed goldens and those that `VLMD_GOLDENS` names, separated by colons.
 fn goldens() -> Vec<PathBuf> {
-    let mut folders = vec![golden_checkpoint(), project().join("tests/golden/phi3_v_crops16")];
+    let mut folders = vec![
+        golden_checkpoint(),
+        project().join("tests/golden/phi3_v_crops16"),
+    ];
     if let Ok(more) = std::env::var("VLMD_GOLDENS") {
-        folders.extend(more.split(':').filter(|path| !path.is_empty()).map(PathBuf::from));
+        folders.extend(
+            more.split(':')
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
+        );
     }
     folders
 }
 
 /// A golden's message with placeholders in its text, as a client would send it.
 fn message(message: &Value, pictures: &mut impl Iterator<Item = String>) -> Value {
-    let content = message["content"].as_str().expect("golden contents are strings");
+    let content = message["content"]
+        .as_str()
+        .expect("golden contents are strings");
     let mut parts = Vec::new();
     for piece in content.split_inclusive("|>") {
         let Some(at) = piece.find("<|image_") else {
@@ -47,15 +56,23 @@ fn expressible(case: &Value) -> bool {
         .collect();
     let images = case["images"].as_array().map_or(0, Vec::len);
     contents.matches("<|image_").count() == images
-        && contents
-            .match_indices("<|image_")
-            .all(|(at, _)| at == 0 || contents[..at].ends_with(['\n', '>']) || !contents.is_char_boundary(at - 1))
+        && contents.match_indices("<|image_").all(|(at, _)| {
+            at == 0 || contents[..at].ends_with(['\n', '>']) || !contents.is_char_boundary(at - 1)
+        })
 }
 
 async fn check(folder: &Path) {
     let golden: Value =
         serde_json::from_slice(&std::fs::read(folder.join("golden.json")).unwrap()).unwrap();
-    let server = Server::start(&["--model", folder.to_str().unwrap(), "--served-model-name", "test", "--max-images", "8"]).await;
+    let server = Server::start(&[
+        "--model",
+        folder.to_str().unwrap(),
+        "--served-model-name",
+        "test",
+        "--max-images",
+        "8",
+    ])
+    .await;
     let mut checked = 0;
     for case in golden["cases"].as_array().unwrap() {
         let name = case["name"].as_str().unwrap();
@@ -63,19 +80,40 @@ async fn check(folder: &Path) {
         if name == "crosses_rope_boundary" || !expressible(case) {
             continue;
         }
-        let mut pictures = case["images"].as_array().unwrap().iter().map(|file| png(&folder.join(file.as_str().unwrap())));
-        let messages: Vec<Value> = case["messages"].as_array().unwrap().iter().map(|m| message(m, &mut pictures)).collect();
+        let mut pictures = case["images"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|file| png(&folder.join(file.as_str().unwrap())));
+        let messages: Vec<Value> = case["messages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|m| message(m, &mut pictures))
+            .collect();
         let ids = case["generated_ids"].as_array().unwrap();
-        let clear = case["top2_gaps"].as_array().unwrap().iter().take_while(|gap| gap.as_f64().unwrap() > CLEAR_GAP).count();
+        let clear = case["top2_gaps"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .take_while(|gap| gap.as_f64().unwrap() > CLEAR_GAP)
+            .count();
         let body = json!({
             "model": "test", "messages": messages, "temperature": 0, "max_tokens": clear.max(1),
             "ignore_eos": true, "skip_special_tokens": false, "logprobs": true,
         });
         let answer: Value = server.chat(&body).await.json().await.unwrap();
-        assert_eq!(answer["usage"]["prompt_tokens"], case["prompt_len"], "{name}: {answer}");
+        assert_eq!(
+            answer["usage"]["prompt_tokens"], case["prompt_len"],
+            "{name}: {answer}"
+        );
         if clear == ids.len() {
             let text = answer["choices"][0]["message"]["content"].as_str().unwrap();
-            assert_eq!(text.trim(), case["generated_text"].as_str().unwrap().trim(), "{name}");
+            assert_eq!(
+                text.trim(),
+                case["generated_text"].as_str().unwrap().trim(),
+                "{name}"
+            );
         }
         checked += 1;
     }

@@ -13,7 +13,10 @@ use crate::support::{Server, golden_checkpoint, http, request, serve_bytes, vlmd
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// What the hub saw and how it misbehaves.
@@ -31,7 +34,14 @@ struct Hub {
 /// ranges, LFS checksums for the weights.
 async fn start(hub: Arc<Hub>) -> SocketAddr {
     let mut files = BTreeMap::new();
-    for name in ["config.json", "preprocessor_config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"] {
+    for name in [
+        "config.json",
+        "preprocessor_config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "model.safetensors",
+    ] {
         if let Ok(bytes) = std::fs::read(golden_checkpoint().join(name)) {
             files.insert(name, bytes);
         }
@@ -41,16 +51,30 @@ async fn start(hub: Arc<Hub>) -> SocketAddr {
         let header = |name: &str| {
             head.lines().find_map(|line| {
                 let (key, value) = line.split_once(':')?;
-                key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+                key.eq_ignore_ascii_case(name)
+                    .then(|| value.trim().to_owned())
             })
         };
-        hub.authorizations.lock().unwrap().push(header("authorization").unwrap_or_default());
+        hub.authorizations
+            .lock()
+            .unwrap()
+            .push(header("authorization").unwrap_or_default());
         if path.starts_with("/api/models/org/tiny") {
-            let names: Vec<_> = files.keys().map(|name| serde_json::json!({"rfilename": name})).collect();
+            let names: Vec<_> = files
+                .keys()
+                .map(|name| serde_json::json!({"rfilename": name}))
+                .collect();
             let listing = serde_json::json!({"sha": COMMIT, "siblings": names}).to_string();
-            return http("200 OK", &[("content-type", "application/json")], listing.as_bytes());
+            return http(
+                "200 OK",
+                &[("content-type", "application/json")],
+                listing.as_bytes(),
+            );
         }
-        let Some(bytes) = path.strip_prefix(&format!("/org/tiny/resolve/{COMMIT}/")).and_then(|name| files.get(name)) else {
+        let Some(bytes) = path
+            .strip_prefix(&format!("/org/tiny/resolve/{COMMIT}/"))
+            .and_then(|name| files.get(name))
+        else {
             return http("404 Not Found", &[], b"");
         };
         let weights = path.ends_with(".safetensors");
@@ -62,13 +86,21 @@ async fn start(hub: Arc<Hub>) -> SocketAddr {
         let range = header("range").unwrap_or_default();
         let (from, to) = range.trim_start_matches("bytes=").split_once('-').unwrap();
         let from: usize = from.parse().unwrap();
-        let to = to.parse().map_or(bytes.len(), |to: usize| to + 1).min(bytes.len());
+        let to = to
+            .parse()
+            .map_or(bytes.len(), |to: usize| to + 1)
+            .min(bytes.len());
         let content_range = format!("bytes {from}-{}/{}", to - 1, bytes.len());
         let etag = format!("\"{etag}\"");
-        let headers = [("x-repo-commit", COMMIT), ("etag", etag.as_str()), ("content-range", content_range.as_str())];
+        let headers = [
+            ("x-repo-commit", COMMIT),
+            ("etag", etag.as_str()),
+            ("content-range", content_range.as_str()),
+        ];
         let mut answer = http("206 Partial Content", &headers, &bytes[from..to]);
         if let Some(limit) = hub.breaks_after
-            && weights && to - from > limit
+            && weights
+            && to - from > limit
         {
             // The connection closes in the middle of the body, every time within one run.
             hub.breaks.fetch_add(1, Ordering::SeqCst);
@@ -87,7 +119,9 @@ async fn download(endpoint: SocketAddr, home: &std::path::Path) -> Output {
         .env("HF_ENDPOINT", format!("http://{endpoint}"))
         .env("HF_HOME", home)
         .env("HF_TOKEN", "hf_secret");
-    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,25 +130,46 @@ async fn a_repository_is_fetched_checked_and_served() {
     let endpoint = start(hub.clone()).await;
     let home = tempfile::tempdir().unwrap();
     let output = download(endpoint, home.path()).await;
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let folder = String::from_utf8(output.stdout).unwrap();
     let folder = std::path::Path::new(folder.trim());
     assert!(folder.join("model.safetensors").exists() && folder.join("config.json").exists());
-    assert!(!folder.join("modeling_phi3_v.py").exists(), "code was fetched");
-    assert!(hub.authorizations.lock().unwrap().iter().all(|value| value == "Bearer hf_secret"));
+    assert!(
+        !folder.join("modeling_phi3_v.py").exists(),
+        "code was fetched"
+    );
+    assert!(
+        hub.authorizations
+            .lock()
+            .unwrap()
+            .iter()
+            .all(|value| value == "Bearer hf_secret")
+    );
     assert!(!String::from_utf8_lossy(&output.stderr).contains("hf_secret"));
 
     // Found again without the hub.
     let mut command = vlmd();
-    command.env("HF_HOME", home.path()).env("HF_HUB_OFFLINE", "1");
-    let server = Server::launch(command, &["--model", "org/tiny", "--served-model-name", "test"]);
+    command
+        .env("HF_HOME", home.path())
+        .env("HF_HUB_OFFLINE", "1");
+    let server = Server::launch(
+        command,
+        &["--model", "org/tiny", "--served-model-name", "test"],
+    );
     server.wait_until_ready().await;
     assert!(!server.text(&request(&[], "Hello")).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_transfer_is_resumed() {
-    let hub = Arc::new(Hub { breaks_after: Some(200_000), ..Hub::default() });
+    let hub = Arc::new(Hub {
+        breaks_after: Some(200_000),
+        ..Hub::default()
+    });
     let endpoint = start(hub.clone()).await;
     let home = tempfile::tempdir().unwrap();
     let mut runs = 0;
@@ -126,25 +181,46 @@ async fn a_broken_transfer_is_resumed() {
         }
         assert!(runs < 50, "{}", String::from_utf8_lossy(&output.stderr));
     }
-    let size = std::fs::metadata(golden_checkpoint().join("model.safetensors")).unwrap().len();
+    let size = std::fs::metadata(golden_checkpoint().join("model.safetensors"))
+        .unwrap()
+        .len();
     let transfers = hub.breaks.load(Ordering::SeqCst) + 1;
-    assert!(transfers as u64 >= size / 200_000, "{transfers} transfers of a file of {size}");
-    assert!(transfers as u64 <= size / 200_000 + 2, "{transfers}: the transfers did not resume");
+    assert!(
+        transfers as u64 >= size / 200_000,
+        "{transfers} transfers of a file of {size}"
+    );
+    assert!(
+        transfers as u64 <= size / 200_000 + 2,
+        "{transfers}: the transfers did not resume"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_not_what_was_announced_is_not_kept() {
-    let hub = Arc::new(Hub { lies: true, ..Hub::default() });
+    let hub = Arc::new(Hub {
+        lies: true,
+        ..Hub::default()
+    });
     let endpoint = start(hub).await;
     let home = tempfile::tempdir().unwrap();
     let output = download(endpoint, home.path()).await;
     assert!(!output.status.success());
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(text.contains("model.safetensors") && text.contains("SHA-256"), "{text}");
+    assert!(
+        text.contains("model.safetensors") && text.contains("SHA-256"),
+        "{text}"
+    );
     let mut folders = vec![home.path().to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
-            assert!(!entry.file_name().to_string_lossy().ends_with(".safetensors"), "{:?}", entry.path());
+            assert!(
+                !entry
+                    .file_name()
+                    .to_string_lossy()
+                    .ends_with(".safetensors"),
+                "{:?}",
+                entry.path()
+            );
             if entry.file_type().unwrap().is_dir() {
                 folders.push(entry.path());
             }

@@ -56,7 +56,15 @@ impl Server {
     /// Starts `command serve` without waiting for the model.
     pub(crate) fn launch(mut command: Command, arguments: &[&str]) -> Self {
         let mut child = command
-            .args(["serve", "--host", "127.0.0.1", "--port", "0", "--log-level", "warn"])
+            .args([
+                "serve",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "0",
+                "--log-level",
+                "warn",
+            ])
             .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
@@ -73,19 +81,30 @@ impl Server {
             }
         });
         let url = url.recv_timeout(PATIENCE).expect("the URL is printed");
-        Self { child, url, http: Client::new() }
+        Self {
+            child,
+            url,
+            http: Client::new(),
+        }
     }
 
     pub(crate) async fn wait_until_ready(&self) {
         let begin = Instant::now();
         while self.get("/v1/health/ready").await.status() != StatusCode::OK {
-            assert!(begin.elapsed() < PATIENCE, "the server does not become ready");
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "the server does not become ready"
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Response {
-        self.http.get(format!("{}{path}", self.url)).send().await.expect("the server answers")
+        self.http
+            .get(format!("{}{path}", self.url))
+            .send()
+            .await
+            .expect("the server answers")
     }
 
     /// Posts `body` to the chat route.
@@ -110,15 +129,24 @@ impl Server {
         let status = response.status();
         let answer: Value = response.json().await.expect("the answer is JSON");
         assert_eq!(status, StatusCode::OK, "{answer}");
-        answer["choices"][0]["message"]["content"].as_str().expect("text").to_owned()
+        answer["choices"][0]["message"]["content"]
+            .as_str()
+            .expect("text")
+            .to_owned()
     }
 
     /// The value of an unlabelled or singly labelled metric.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
-        let text = self.get("/metrics").await.text().await.expect("metrics are text");
+        let text = self
+            .get("/metrics")
+            .await
+            .text()
+            .await
+            .expect("metrics are text");
         text.lines()
             .find(|line| {
-                line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+                line.strip_prefix(name)
+                    .is_some_and(|rest| rest.starts_with(['{', ' ']))
             })
             .and_then(|line| line.rsplit(' ').next()?.parse().ok())
             .unwrap_or_else(|| panic!("no metric {name} in:\n{text}"))
@@ -148,7 +176,10 @@ pub(crate) fn data_uri(media_type: &str, bytes: &[u8]) -> String {
 
 /// A file as a PNG data URI.
 pub(crate) fn png(path: &Path) -> String {
-    data_uri("image/png", &std::fs::read(path).expect("the picture exists"))
+    data_uri(
+        "image/png",
+        &std::fs::read(path).expect("the picture exists"),
+    )
 }
 
 /// A greedy request with one user message of pictures followed by text.
@@ -166,7 +197,9 @@ pub(crate) fn request(urls: &[String], text: &str) -> Value {
 pub(crate) async fn serve_bytes(
     answer: impl Fn(&str, &str) -> Vec<u8> + Send + Sync + Clone + 'static,
 ) -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .expect("a free port");
     let address = listener.local_addr().expect("an address");
     tokio::spawn(async move {
         while let Ok((mut socket, _)) = listener.accept().await {
@@ -192,7 +225,10 @@ pub(crate) async fn serve_bytes(
 
 /// An HTTP/1.1 answer with its length.
 pub(crate) fn http(status: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
-    let mut answer = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
+    let mut answer = format!(
+        "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n",
+        body.len()
+    );
     for (name, value) in headers {
         answer.push_str(&format!("{name}: {value}\r\n"));
     }

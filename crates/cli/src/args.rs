@@ -49,7 +49,12 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "VLMD_REVISION")]
     pub(crate) revision: Option<String>,
     /// Names that clients may put in `model`; the first is the one reported
-    #[arg(long, env = "VLMD_SERVED_MODEL_NAME", value_delimiter = ',', value_name = "NAME,...")]
+    #[arg(
+        long,
+        env = "VLMD_SERVED_MODEL_NAME",
+        value_delimiter = ',',
+        value_name = "NAME,..."
+    )]
     pub(crate) served_model_name: Vec<String>,
 
     /// Address to listen on
@@ -59,7 +64,13 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "VLMD_PORT", default_value_t = 8000)]
     pub(crate) port: u16,
     /// Keys that clients must present as `Authorization: Bearer`; none leaves the server open
-    #[arg(long, env = "VLMD_API_KEY", value_delimiter = ',', hide_env_values = true, value_name = "KEY,...")]
+    #[arg(
+        long,
+        env = "VLMD_API_KEY",
+        value_delimiter = ',',
+        hide_env_values = true,
+        value_name = "KEY,..."
+    )]
     pub(crate) api_key: Vec<String>,
     /// Bytes of a request body
     #[arg(long, env = "VLMD_MAX_BODY_BYTES", default_value_t = ServerConfig::DEFAULT_MAX_BODY_BYTES)]
@@ -84,7 +95,12 @@ pub(crate) struct ServeArgs {
     pub(crate) drain_timeout: Duration,
 
     /// Where the model runs
-    #[arg(long, env = "VLMD_DEVICE", default_value = "auto", value_name = "auto|cpu|cuda[:N]")]
+    #[arg(
+        long,
+        env = "VLMD_DEVICE",
+        default_value = "auto",
+        value_name = "auto|cpu|cuda[:N]"
+    )]
     pub(crate) device: DeviceChoice,
     /// Precision of the weights; `auto` keeps what the checkpoint holds
     #[arg(long, env = "VLMD_DTYPE", value_enum, default_value_t)]
@@ -161,7 +177,12 @@ pub(crate) struct MediaArgs {
     #[arg(long, env = "VLMD_MEDIA_DECODE_CONCURRENCY", value_parser = positive)]
     pub(crate) media_decode_concurrency: Option<usize>,
     /// Private hosts that pictures may come from: names, addresses or networks
-    #[arg(long, env = "VLMD_ALLOW_MEDIA_HOST", value_delimiter = ',', value_name = "HOST,...")]
+    #[arg(
+        long,
+        env = "VLMD_ALLOW_MEDIA_HOST",
+        value_delimiter = ',',
+        value_name = "HOST,..."
+    )]
     pub(crate) allow_media_host: Vec<AllowHost>,
 }
 
@@ -249,7 +270,9 @@ impl FromStr for ByteSize {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let digits = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
         let unit: u64 = match unit.trim().to_ascii_lowercase().as_str() {
             "" | "b" => 1,
@@ -261,8 +284,13 @@ impl FromStr for ByteSize {
             "g" | "gib" => 1 << 30,
             _ => return Err("expected a whole number of B, KB, MB, GB, KiB, MiB or GiB".into()),
         };
-        let number: u64 = number.parse().map_err(|_| "expected a whole number".to_owned())?;
-        number.checked_mul(unit).map(Self).ok_or_else(|| "too large".to_owned())
+        let number: u64 = number
+            .parse()
+            .map_err(|_| "expected a whole number".to_owned())?;
+        number
+            .checked_mul(unit)
+            .map(Self)
+            .ok_or_else(|| "too large".to_owned())
     }
 }
 
@@ -299,7 +327,12 @@ mod tests {
 
     #[test]
     fn sizes_take_units() {
-        for (text, bytes) in [("12", 12), ("3KB", 3000), ("2 MiB", 2 << 20), ("8gib", 8 << 30)] {
+        for (text, bytes) in [
+            ("12", 12),
+            ("3KB", 3000),
+            ("2 MiB", 2 << 20),
+            ("8gib", 8 << 30),
+        ] {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
         }
         for text in ["", "GB", "-1", "1.5GB", "1XB", "99999999999999GB"] {
@@ -318,7 +351,12 @@ mod tests {
 
     #[test]
     fn zero_is_refused_where_it_means_nothing() {
-        for flag in ["--max-num-seqs", "--max-model-len", "--threads", "--default-max-tokens"] {
+        for flag in [
+            "--max-num-seqs",
+            "--max-model-len",
+            "--threads",
+            "--default-max-tokens",
+        ] {
             assert!(Cli::try_parse_from(["vlmd", flag, "0"]).is_err(), "{flag}");
         }
         assert!(Cli::try_parse_from(["vlmd", "--drain-timeout", "-1"]).is_err());

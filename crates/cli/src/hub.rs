@@ -38,7 +38,9 @@ impl Source {
 
 /// The folder of the cache that holds `source`, if it was fetched before.
 pub(crate) fn cached(source: &Source) -> Option<PathBuf> {
-    let config = Cache::from_env().repo(source.at(&source.revision)).get("config.json")?;
+    let config = Cache::from_env()
+        .repo(source.at(&source.revision))
+        .get("config.json")?;
     let folder = config.parent()?;
     // Weights come last: a fetch that broke off leaves a folder without them.
     has_weights(folder).then(|| folder.to_owned())
@@ -72,7 +74,11 @@ pub(crate) fn download(source: &Source) -> Result<PathBuf> {
     })?;
     // From here on one commit, whatever is pushed meanwhile.
     let commit = api.repo(source.at(&listing.sha));
-    let mut files: Vec<_> = listing.siblings.into_iter().map(|file| file.rfilename).collect();
+    let mut files: Vec<_> = listing
+        .siblings
+        .into_iter()
+        .map(|file| file.rfilename)
+        .collect();
     files.retain(|name| is_wanted(name));
     files.sort_by_key(|name| (is_weight(name), name.clone()));
     if !files.iter().any(|name| is_weight(name)) {
@@ -105,7 +111,9 @@ fn is_weight(name: &str) -> bool {
 
 /// Top-level files that a server can use without executing anything.
 fn is_wanted(name: &str) -> bool {
-    let harmless = [".json", ".jinja", ".safetensors"].iter().any(|end| name.ends_with(end));
+    let harmless = [".json", ".jinja", ".safetensors"]
+        .iter()
+        .any(|end| name.ends_with(end));
     !name.contains('/') && (harmless || name == "tokenizer.model" || name.starts_with("LICENSE"))
 }
 
@@ -113,9 +121,14 @@ fn fetch(repo: &ApiRepo, name: &str, stated: Option<&String>) -> Result<PathBuf>
     let path = repo
         .download_with_progress(name, Bar::default())
         .with_context(|| format!("cannot fetch `{name}`; run the command again to resume"))?;
-    let blob = path.canonicalize().with_context(|| format!("cannot find the fetched `{name}`"))?;
+    let blob = path
+        .canonicalize()
+        .with_context(|| format!("cannot find the fetched `{name}`"))?;
     // The hub names large files by their SHA-256, and the cache keeps that name.
-    let by_hub = blob.file_name().and_then(|etag| etag.to_str()).filter(|etag| etag.len() == 64);
+    let by_hub = blob
+        .file_name()
+        .and_then(|etag| etag.to_str())
+        .filter(|etag| etag.len() == 64);
     for expected in [by_hub, stated.map(String::as_str)].into_iter().flatten() {
         let found = sha256(&blob).with_context(|| format!("cannot read the fetched `{name}`"))?;
         if found != expected {
@@ -130,7 +143,11 @@ fn fetch(repo: &ApiRepo, name: &str, stated: Option<&String>) -> Result<PathBuf>
 fn sha256(path: &Path) -> io::Result<String> {
     let mut hasher = Sha256::new();
     io::copy(&mut File::open(path)?, &mut hasher)?;
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }
 
 /// One file's progress, on standard error where that is a terminal.
@@ -167,10 +184,20 @@ mod tests {
 
     #[test]
     fn only_harmless_top_level_files_are_wanted() {
-        for name in ["config.json", "model-00001-of-00002.safetensors", "chat_template.jinja", "LICENSE"] {
+        for name in [
+            "config.json",
+            "model-00001-of-00002.safetensors",
+            "chat_template.jinja",
+            "LICENSE",
+        ] {
             assert!(is_wanted(name), "{name}");
         }
-        for name in ["pytorch_model.bin", "modeling_phi3_v.py", "onnx/model.json", "../config.json"] {
+        for name in [
+            "pytorch_model.bin",
+            "modeling_phi3_v.py",
+            "onnx/model.json",
+            "../config.json",
+        ] {
             assert!(!is_wanted(name), "{name}");
         }
     }

@@ -8,10 +8,26 @@ use vlmd_models::catalog::{self, Card};
 
 /// Prints the catalog.
 pub(crate) fn run() -> Result<()> {
-    let mut table = vec![["MODEL", "ARCHITECTURE", "CONTEXT", "BF16", "LICENCE", "FROM"].map(str::to_owned)];
+    let mut table = vec![
+        [
+            "MODEL",
+            "ARCHITECTURE",
+            "CONTEXT",
+            "BF16",
+            "LICENCE",
+            "FROM",
+        ]
+        .map(str::to_owned),
+    ];
     table.extend(catalog::cards().iter().map(row));
     let widths: Vec<usize> = (0..table[0].len())
-        .map(|column| table.iter().map(|row| row[column].len()).max().unwrap_or_default())
+        .map(|column| {
+            table
+                .iter()
+                .map(|row| row[column].len())
+                .max()
+                .unwrap_or_default()
+        })
         .collect();
     let mut out = io::stdout().lock();
     for row in &table {

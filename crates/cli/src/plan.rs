@@ -34,7 +34,12 @@ impl MemoryPlan {
     ///
     /// # Errors
     /// When the memory does not hold one block, or not the sequence that was asked for.
-    pub(crate) fn new(spec: &ModelSpec, kv_dtype: DType, free: u64, wishes: Wishes) -> Result<Self> {
+    pub(crate) fn new(
+        spec: &ModelSpec,
+        kv_dtype: DType,
+        free: u64,
+        wishes: Wishes,
+    ) -> Result<Self> {
         let block_bytes = spec.block_bytes(kv_dtype) as u64;
         let wanted_len = match wishes.max_model_len {
             Some(len) if len > spec.max_positions => bail!(
@@ -44,7 +49,8 @@ impl MemoryPlan {
             Some(len) => len,
             None => spec.max_positions,
         };
-        let useful = (wanted_len.div_ceil(BLOCK_TOKENS) as u64).saturating_mul(wishes.max_num_seqs as u64);
+        let useful =
+            (wanted_len.div_ceil(BLOCK_TOKENS) as u64).saturating_mul(wishes.max_num_seqs as u64);
         let bytes = wishes.memory.map_or(free / DEFAULT_SHARE, |size| size.0);
         let kv_blocks = (bytes / block_bytes).min(useful);
         let capacity = usize::try_from(kv_blocks)?.saturating_mul(BLOCK_TOKENS);
@@ -85,7 +91,9 @@ pub(crate) fn free_memory(device: &Device) -> Result<u64> {
     let mut system = sysinfo::System::new().context("cannot tell how much memory is free")?;
     system.refresh_memory();
     let machine = system.available_memory();
-    Ok(system.cgroup_limits().map_or(machine, |group| group.free_memory.min(machine)))
+    Ok(system
+        .cgroup_limits()
+        .map_or(machine, |group| group.free_memory.min(machine)))
 }
 
 #[cfg(test)]
@@ -100,7 +108,11 @@ mod tests {
         vocab_size: 100,
         max_positions: 1000,
     };
-    const WISHES: Wishes = Wishes { memory: None, max_model_len: None, max_num_seqs: 4 };
+    const WISHES: Wishes = Wishes {
+        memory: None,
+        max_model_len: None,
+        max_num_seqs: 4,
+    };
     /// 2 (k, v) x 2 layers x 32 tokens x 2 heads x 16 x 4 bytes.
     const BLOCK: u64 = 16_384;
 
@@ -111,7 +123,14 @@ mod tests {
     #[test]
     fn takes_no_more_than_the_longest_sequences_could_use() {
         let plan = plan(1 << 40, WISHES).unwrap();
-        assert_eq!(plan, MemoryPlan { kv_blocks: 128, kv_bytes: 128 * BLOCK, max_model_len: 1000 });
+        assert_eq!(
+            plan,
+            MemoryPlan {
+                kv_blocks: 128,
+                kv_bytes: 128 * BLOCK,
+                max_model_len: 1000
+            }
+        );
     }
 
     #[test]
@@ -122,11 +141,31 @@ mod tests {
 
     #[test]
     fn a_context_that_cannot_fit_is_refused_with_numbers() {
-        let wishes = Wishes { max_model_len: Some(97), memory: Some(ByteSize(3 * BLOCK)), ..WISHES };
+        let wishes = Wishes {
+            max_model_len: Some(97),
+            memory: Some(ByteSize(3 * BLOCK)),
+            ..WISHES
+        };
         let message = plan(0, wishes).unwrap_err().to_string();
-        assert!(message.contains("--max-model-len") && message.contains("97"), "{message}");
-        let wishes = Wishes { max_model_len: Some(1001), ..WISHES };
-        assert!(plan(1 << 40, wishes).unwrap_err().to_string().contains("1000 positions"));
-        assert!(plan(BLOCK, WISHES).unwrap_err().to_string().contains("one block"));
+        assert!(
+            message.contains("--max-model-len") && message.contains("97"),
+            "{message}"
+        );
+        let wishes = Wishes {
+            max_model_len: Some(1001),
+            ..WISHES
+        };
+        assert!(
+            plan(1 << 40, wishes)
+                .unwrap_err()
+                .to_string()
+                .contains("1000 positions")
+        );
+        assert!(
+            plan(BLOCK, WISHES)
+                .unwrap_err()
+                .to_string()
+                .contains("one block")
+        );
     }
 }

@@ -32,7 +32,9 @@ pub(crate) fn resolve(name: &str, revision: Option<&str>) -> Result<ResolvedMode
         let path = Path::new(name)
             .canonicalize()
             .with_context(|| format!("cannot open the directory `{name}`"))?;
-        let stem = path.file_name().map(|stem| stem.to_string_lossy().into_owned());
+        let stem = path
+            .file_name()
+            .map(|stem| stem.to_string_lossy().into_owned());
         return Ok(ResolvedModel {
             files: ModelFiles::Directory(path),
             names: vec![stem.unwrap_or_else(|| name.to_owned())],
@@ -60,19 +62,28 @@ pub(crate) fn resolve(name: &str, revision: Option<&str>) -> Result<ResolvedMode
 pub(crate) fn hub_source(name: &str, revision: Option<&str>) -> Result<Source> {
     if let Some(card) = catalog::find(name) {
         let Some(published) = &card.hugging_face else {
-            bail!("`{}` is part of the program: there is nothing to download", card.id);
+            bail!(
+                "`{}` is part of the program: there is nothing to download",
+                card.id
+            );
         };
         return Ok(Source {
             repo: published.repository.clone(),
             revision: revision.unwrap_or(&published.revision).to_owned(),
             // Sums are of the card's own revision.
-            sha256: if revision.is_none() { published.sha256.clone() } else { Default::default() },
+            sha256: if revision.is_none() {
+                published.sha256.clone()
+            } else {
+                Default::default()
+            },
         });
     }
     let valid = |part: &str| {
         !part.is_empty()
             && !part.starts_with('.')
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+            && part
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
     match name.split_once('/') {
         Some((owner, repo)) if valid(owner) && valid(repo) => Ok(Source {
@@ -87,9 +98,15 @@ pub(crate) fn hub_source(name: &str, revision: Option<&str>) -> Result<Source> {
 }
 
 fn card_names(card: &Card) -> Vec<String> {
-    let repository = card.hugging_face.iter().map(|published| &published.repository);
+    let repository = card
+        .hugging_face
+        .iter()
+        .map(|published| &published.repository);
     let mut names: Vec<String> = Vec::new();
-    for name in std::iter::once(&card.id).chain(&card.aliases).chain(repository) {
+    for name in std::iter::once(&card.id)
+        .chain(&card.aliases)
+        .chain(repository)
+    {
         if !names.contains(name) {
             names.push(name.clone());
         }
@@ -99,8 +116,12 @@ fn card_names(card: &Card) -> Vec<String> {
 
 /// Whether the Hugging Face tools' own switch forbids the network.
 fn offline() -> bool {
-    std::env::var("HF_HUB_OFFLINE")
-        .is_ok_and(|value| matches!(value.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE"))
+    std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| {
+        matches!(
+            value.to_ascii_uppercase().as_str(),
+            "1" | "ON" | "YES" | "TRUE"
+        )
+    })
 }
 
 #[cfg(test)]
@@ -112,12 +133,24 @@ mod tests {
         let source = hub_source("ai-phi-3-vision-128k-instruct", None).unwrap();
         assert_eq!(source.repo, "microsoft/Phi-3-vision-128k-instruct");
         let source = hub_source("someone/some-model", Some("v2")).unwrap();
-        assert_eq!((source.repo.as_str(), source.revision.as_str()), ("someone/some-model", "v2"));
+        assert_eq!(
+            (source.repo.as_str(), source.revision.as_str()),
+            ("someone/some-model", "v2")
+        );
     }
 
     #[test]
     fn what_is_no_name_is_refused() {
-        for name in ["", "tiny", "../x/y", "a/b/c", "/etc", "a/..", "http://x/y", EMBEDDED_MODEL] {
+        for name in [
+            "",
+            "tiny",
+            "../x/y",
+            "a/b/c",
+            "/etc",
+            "a/..",
+            "http://x/y",
+            EMBEDDED_MODEL,
+        ] {
             assert!(hub_source(name, None).is_err(), "{name}");
         }
     }

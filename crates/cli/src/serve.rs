@@ -54,10 +54,16 @@ async fn serve(args: ServeArgs) -> Result<()> {
         let model = load(&args)?;
         place.fill(model)?;
         tracing::info!(seconds = begin.elapsed().as_secs_f32(), "ready");
-        say(&format!("ready after {:.1} s", begin.elapsed().as_secs_f32()));
+        say(&format!(
+            "ready after {:.1} s",
+            begin.elapsed().as_secs_f32()
+        ));
         anyhow::Ok(())
     });
-    say(&format!("vlmd {} on http://{address}", env!("CARGO_PKG_VERSION")));
+    say(&format!(
+        "vlmd {} on http://{address}",
+        env!("CARGO_PKG_VERSION")
+    ));
     let serving = vlmd_server::serve(listener, config, slot, shutdown_signal());
     tokio::pin!(serving);
     tokio::select! {
@@ -132,7 +138,9 @@ fn load(args: &ServeArgs) -> Result<ServedModel> {
         max_queue: args.max_queue,
         ..EngineConfig::new(plan.kv_blocks, kv_dtype, plan.max_model_len)
     };
-    let LoadedModel { processor, model, .. } = loaded;
+    let LoadedModel {
+        processor, model, ..
+    } = loaded;
     let engine = Engine::start(model, engine)?;
     Ok(ServedModel {
         names,
@@ -146,7 +154,11 @@ fn load(args: &ServeArgs) -> Result<ServedModel> {
     })
 }
 
-fn load_weights(resolved: &ResolvedModel, device: &Device, dtype: Option<DType>) -> Result<LoadedModel> {
+fn load_weights(
+    resolved: &ResolvedModel,
+    device: &Device,
+    dtype: Option<DType>,
+) -> Result<LoadedModel> {
     // Hidden by itself where standard error is no terminal.
     let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {eta}")?;
     let bar = ProgressBar::new(0).with_style(style);
@@ -168,12 +180,15 @@ fn load_weights(resolved: &ResolvedModel, device: &Device, dtype: Option<DType>)
 fn device(choice: DeviceChoice) -> Result<Device> {
     match choice {
         DeviceChoice::Cpu => Ok(Device::Cpu),
-        DeviceChoice::Cuda(ordinal) => Device::new_cuda(ordinal)
-            .with_context(|| format!("cannot open CUDA device {ordinal}")),
-        DeviceChoice::Auto if cfg!(feature = "cuda") => Ok(Device::new_cuda(0).unwrap_or_else(|error| {
-            tracing::info!(%error, "no CUDA device, serving on the CPU");
-            Device::Cpu
-        })),
+        DeviceChoice::Cuda(ordinal) => {
+            Device::new_cuda(ordinal).with_context(|| format!("cannot open CUDA device {ordinal}"))
+        }
+        DeviceChoice::Auto if cfg!(feature = "cuda") => {
+            Ok(Device::new_cuda(0).unwrap_or_else(|error| {
+                tracing::info!(%error, "no CUDA device, serving on the CPU");
+                Device::Cpu
+            }))
+        }
         DeviceChoice::Auto => Ok(Device::Cpu),
     }
 }
@@ -194,7 +209,9 @@ fn server_config(args: &ServeArgs) -> ServerConfig {
         body_timeout: args.body_timeout,
         max_inflight: args.max_inflight,
         max_connections: args.max_connections,
-        prepare_concurrency: args.prepare_concurrency.unwrap_or(defaults.prepare_concurrency),
+        prepare_concurrency: args
+            .prepare_concurrency
+            .unwrap_or(defaults.prepare_concurrency),
         drain_timeout: args.drain_timeout,
     }
 }
@@ -211,7 +228,9 @@ fn media_config(args: &MediaArgs) -> MediaConfig {
         max_request_pixels: args.max_request_image_pixels,
         fetch_timeout: args.media_fetch_timeout,
         fetch_concurrency: args.media_fetch_concurrency,
-        decode_concurrency: args.media_decode_concurrency.unwrap_or(defaults.decode_concurrency),
+        decode_concurrency: args
+            .media_decode_concurrency
+            .unwrap_or(defaults.decode_concurrency),
         allow_hosts: args.allow_media_host.clone(),
         ..defaults
     }

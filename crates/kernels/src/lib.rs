@@ -19,7 +19,7 @@
 //! A server answers many requests in one step, and what it answers to one must not depend on
 //! the others. On the CPU it does not, to the last bit: a row of [`Linear::forward`] is the
 //! same sum in the same order for any number of rows, norms and activations work row by row,
-//! and a row of [`paged_attention`] depends on nothing but its own sequence. That holds on one
+//! and a row of [`paged_attention()`] depends on nothing but its own sequence. That holds on one
 //! machine; another instruction set sums up in another order.
 
 mod activation;

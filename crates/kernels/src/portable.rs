@@ -162,7 +162,7 @@ pub(crate) fn write_kv(new: &Tensor, cache: &Tensor, plan: &GatherPlan) -> Resul
         .scatter_set(&slots, &new, 0)
 }
 
-/// See [`crate::paged_attention`].
+/// See [`crate::paged_attention()`].
 pub(crate) fn paged_attention(
     q: &Tensor,
     k_cache: &Tensor,
@@ -182,7 +182,7 @@ pub(crate) fn paged_attention(
     Tensor::cat(&results, 0)?.index_select(&plan.order, 0)
 }
 
-/// See [`crate::attention`].
+/// See [`crate::attention()`].
 pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<Tensor> {
     let q = q.transpose(1, 2)?.contiguous()?;
     let k = k.transpose(1, 2)?.transpose(2, 3)?.contiguous()?;
@@ -221,7 +221,7 @@ pub(crate) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -
     candle_nn::ops::layer_norm(&x.contiguous()?, &weight, &bias, eps)
 }
 
-/// See [`crate::rope`].
+/// See [`crate::rope()`].
 pub(crate) fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let cos = cos.to_dtype(x.dtype())?.contiguous()?;
     let sin = sin.to_dtype(x.dtype())?.contiguous()?;

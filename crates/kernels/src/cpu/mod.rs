@@ -109,7 +109,7 @@ impl KeyRows for Pages<'_> {
     }
 }
 
-/// See [`crate::paged_attention`].
+/// See [`crate::paged_attention()`].
 pub(crate) fn paged_attention(
     q: &Tensor,
     k_cache: &Tensor,
@@ -166,7 +166,7 @@ impl KeyRows for Dense {
     }
 }
 
-/// See [`crate::attention`].
+/// See [`crate::attention()`].
 pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<Tensor> {
     let (pictures, len, heads, head_dim) = q.dims4()?;
     let spans: Vec<Span<Dense>> = (0..pictures)
@@ -263,7 +263,7 @@ pub(crate) fn quick_gelu(x: &Tensor) -> Result<Tensor> {
     elements(x, QuickGelu)
 }
 
-/// See [`crate::rope`].
+/// See [`crate::rope()`].
 pub(crate) fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let (tokens, heads, head_dim) = x.dims3()?;
     let out = with_rows(x, |x| {

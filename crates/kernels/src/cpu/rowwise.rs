@@ -257,7 +257,7 @@ impl RowOp for Softmax {
     }
 }
 
-/// See [`crate::rope`]. A row is all heads of one token.
+/// See [`crate::rope()`]. A row is all heads of one token.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rope<'a> {
     pub(crate) cos: &'a [f32],

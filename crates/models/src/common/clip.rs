@@ -42,7 +42,7 @@ impl Geometry {
             ));
         }
         let [positions, _] = embeddings.shape("position_embedding.weight")?;
-        let grid = (positions - 1).isqrt();
+        let grid = positions.saturating_sub(1).isqrt();
         if grid == 0 || grid * grid + 1 != positions {
             return Err(LoadError::tensor(
                 embeddings.name("position_embedding.weight"),
