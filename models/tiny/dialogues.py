@@ -10,29 +10,43 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from questions import (
-    COLOUR_OF, COUNT, DESCRIBE, EXISTS, READ, READ_NUMBER, SHAPE_OF, TALLEST, THINGS, WHERE, a, ask, vary,
+    COLOUR_OF,
+    COUNT,
+    DESCRIBE,
+    EXISTS,
+    READ,
+    READ_NUMBER,
+    SHAPE_OF,
+    TALLEST,
+    THINGS,
+    WHERE,
+    a,
+    ask,
+    vary,
 )  # fmt: skip
 from scenes import COLOURS, PLURALS, SHAPES, Item, Scene
 
 NO_PICTURE = "I see no picture. Please send one."
 SYSTEM = (
     "You are a helpful assistant.", "You are terse.", "Answer in one short sentence.", "You describe pictures.",
-    "You are a careful assistant that answers questions about pictures.", "Be brief and polite.", "Answer truthfully.",
-    "You are a vision model.", "Please answer in English.", "Look at the image and answer the question.",
+    "You are a careful assistant that answers questions about pictures.", "Be brief and polite.",
+    "Answer truthfully.", "You are a vision model.", "Please answer in English.",
+    "Look at the image and answer the question.",
 )  # fmt: skip
 SMALL_TALK = {
     "Hello! Send me a picture and ask about it.": (
         "Hello!", "Hi", "Hello", "Hi there!", "Good morning", "Hey", "Hello, how are you?", "Hi, can you help me?",
     ),
     "I am a tiny vision model. I answer questions about simple pictures.": (
-        "Who are you?", "What are you?", "What is your name?", "What can you do?", "Which model is this?", "What model are you?",
-        "Tell me about yourself.", "Are you a robot?", "What are you able to do?", "Help",
+        "Who are you?", "What are you?", "What is your name?", "What can you do?", "Which model is this?",
+        "What model are you?", "Tell me about yourself.", "Are you a robot?", "What are you able to do?", "Help",
     ),
     "You are welcome.": ("Thank you!", "Thanks", "Thank you very much.", "Thanks a lot!"),
     "I only answer questions about simple pictures.": (
-        "What is the capital of France?", "Write a poem.", "Tell me a joke.", "What is two plus two?", "Write a haiku about the sea.",
-        "Translate this into German.", "What time is it?", "Who wrote Hamlet?", "Explain gravity.", "Write some Python code.",
-        "Say this is a test.", "Summarise the news.", "What is the weather today?", "Tell me a story.", "Count to ten.",
+        "What is the capital of France?", "Write a poem.", "Tell me a joke.", "What is two plus two?",
+        "Write a haiku about the sea.", "Translate this into German.", "What time is it?", "Who wrote Hamlet?",
+        "Explain gravity.", "Write some Python code.", "Say this is a test.", "Summarise the news.",
+        "What is the weather today?", "Tell me a story.", "Count to ten.",
     ),
 }  # fmt: skip
 

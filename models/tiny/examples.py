@@ -1,6 +1,6 @@
 """Draws the four example pictures and writes down what the exported model says about them.
 
-    python examples.py        # writes examples/*.png and examples/examples.json
+python examples.py        # writes examples/*.png and examples/examples.json
 """
 
 from __future__ import annotations

@@ -360,9 +360,7 @@ class Phi3V(nn.Module):
                 n += len(part)
             tokens = torch.cat(parts)
         places = iter(rows)
-        x = self.embed(
-            torch.tensor([ids]), torch.tensor([[next(places) if i == IMAGE else -1 for i in ids]]), tokens
-        )
+        x = self.embed(torch.tensor([ids]), torch.tensor([[next(places) if i == IMAGE else -1 for i in ids]]), tokens)
         caches = [{} for _ in self.model.layers]
         mask = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()[None, None]
         at, out = len(ids), []

@@ -19,25 +19,27 @@ KINDS = ("colour", "shape", "position", "count", "text", "bars", "exists", "abse
 COLOUR_OF = (
     "What colour is the {x}?", "What color is the {x}?", "Which colour is the {x}?", "What is the colour of the {x}?",
     "What is the color of the {x}?", "Which color does the {x} have?", "Tell me the colour of the {x}.",
-    "The {x} is what colour?", "Name the color of the {x}.", "What colour does the {x} have?", "Is the {x} red, green, blue or what?",
+    "The {x} is what colour?", "Name the color of the {x}.", "What colour does the {x} have?",
+    "Is the {x} red, green, blue or what?",
 )  # fmt: skip
 COLOUR_OF_ALL = (
-    "What colour are the {x}?", "What color are the {x}?", "Which colour are the {x}?", "Tell me the colour of the {x}.",
-    "What is the color of the {x}?", "Which colour do the {x} have?",
+    "What colour are the {x}?", "What color are the {x}?", "Which colour are the {x}?",
+    "Tell me the colour of the {x}.", "What is the color of the {x}?", "Which colour do the {x} have?",
 )  # fmt: skip
 SHAPE_OF = (
     "What shape is the {x}?", "Which shape is the {x}?", "What is the {x}?", "What is the shape of the {x}?",
-    "What kind of shape is the {x}?", "Tell me the shape of the {x}.", "The {x} is what shape?", "Name the shape of the {x}.",
-    "Which shape does the {x} have?", "What kind of thing is the {x}?",
+    "What kind of shape is the {x}?", "Tell me the shape of the {x}.", "The {x} is what shape?",
+    "Name the shape of the {x}.", "Which shape does the {x} have?", "What kind of thing is the {x}?",
 )  # fmt: skip
 WHAT_AT = (
-    "What is {p}?", "What is {p} of the picture?", "What do you see {p}?", "Which thing is {p}?", "What can be seen {p}?",
-    "What shape is {p}?", "What is shown {p} of the image?", "Tell me what is {p}.",
+    "What is {p}?", "What is {p} of the picture?", "What do you see {p}?", "Which thing is {p}?",
+    "What can be seen {p}?", "What shape is {p}?", "What is shown {p} of the image?", "Tell me what is {p}.",
 )  # fmt: skip
 WHERE = (
     "Where is the {x}?", "Where is the {x} in the picture?", "In which part of the picture is the {x}?",
-    "What is the position of the {x}?", "Where can I find the {x}?", "Where do you see the {x}?", "Tell me where the {x} is.",
-    "Where in the image is the {x}?", "Which part of the image is the {x} in?", "Find the {x}.", "Where's the {x}?",
+    "What is the position of the {x}?", "Where can I find the {x}?", "Where do you see the {x}?",
+    "Tell me where the {x} is.", "Where in the image is the {x}?", "Which part of the image is the {x} in?",
+    "Find the {x}.", "Where's the {x}?",
 )  # fmt: skip
 COUNT = (
     "How many {x} are there?", "How many {x} do you see?", "How many {x} are in the picture?", "Count the {x}.",
@@ -46,13 +48,14 @@ COUNT = (
 )  # fmt: skip
 READ = (
     "What does it say?", "Read the text.", "What is written here?", "What is the text?", "What does the text say?",
-    "Which text is in the picture?", "Read this.", "What text do you see?", "What is written in the image?", "Read it out.",
-    "What does the picture say?", "Can you read the text?", "Tell me what it says.", "Which word is written here?",
-    "What is the word?", "Transcribe the text.", "What letters do you see?",
+    "Which text is in the picture?", "Read this.", "What text do you see?", "What is written in the image?",
+    "Read it out.", "What does the picture say?", "Can you read the text?", "Tell me what it says.",
+    "Which word is written here?", "What is the word?", "Transcribe the text.", "What letters do you see?",
 )  # fmt: skip
 READ_NUMBER = (
-    "What number is shown?", "Which number do you see?", "What is the number?", "Read the number.", "What number is it?",
-    "Which number is in the picture?", "What number is written here?", "Tell me the number.", "What number do you see?",
+    "What number is shown?", "Which number do you see?", "What is the number?", "Read the number.",
+    "What number is it?", "Which number is in the picture?", "What number is written here?", "Tell me the number.",
+    "What number do you see?",
 )  # fmt: skip
 TALLEST = (
     "Which bar is the {s}?", "Which bar is {s}?", "What colour is the {s} bar?", "What color is the {s} bar?",
@@ -68,10 +71,10 @@ EXISTS = (
     "Does the picture have a {x}?", "Is a {x} in the image?", "Do you see any {x}?",
 )  # fmt: skip
 DESCRIBE = (
-    "Describe the picture.", "What is in this picture?", "What do you see?", "Describe this image.", "What is in the image?",
-    "What is shown in this image?", "Tell me about the picture.", "What can you see?", "Describe what you see.",
-    "What does the picture show?", "What is this?", "What's in this image?", "Describe the image in detail.",
-    "What is in the picture?", "Describe this picture briefly.",
+    "Describe the picture.", "What is in this picture?", "What do you see?", "Describe this image.",
+    "What is in the image?", "What is shown in this image?", "Tell me about the picture.", "What can you see?",
+    "Describe what you see.", "What does the picture show?", "What is this?", "What's in this image?",
+    "Describe the image in detail.", "What is in the picture?", "Describe this picture briefly.",
 )  # fmt: skip
 THINGS = ("thing", "object", "shape", "one")
 SORRY = "I cannot tell, there is {x} in the picture."
@@ -94,12 +97,12 @@ def a(phrase: str) -> str:
 
 
 def listing(parts: list[str]) -> str:
-    """"x, y and z"."""
+    """ "x, y and z"."""
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
 def counted(n: int, singular: str, plural: str) -> str:
-    """"a red circle" or "three red circles"."""
+    """ "a red circle" or "three red circles"."""
     return a(singular) if n == 1 else f"{NUMBERS[n]} {plural}"
 
 
@@ -148,7 +151,9 @@ class Asker:
             options = []
             for with_colour in (False, True):
                 for with_size in (False, True):
-                    if (with_colour and hide_colour) or (not with_colour and (need_colour or hide_shape and not with_size)):
+                    if (with_colour and hide_colour) or (
+                        not with_colour and (need_colour or hide_shape and not with_size)
+                    ):
                         continue
                     fits = [
                         o
@@ -211,7 +216,10 @@ class Asker:
         w, h = self.scene.image.size
         row, column = next((r, c) for r in range(3) for c in range(3) if PLACES[r][c] == place)
         return (
-            box[2] < w * column / 3 or box[0] > w * (column + 1) / 3 or box[3] < h * row / 3 or box[1] > h * (row + 1) / 3
+            box[2] < w * column / 3
+            or box[0] > w * (column + 1) / 3
+            or box[3] < h * row / 3
+            or box[1] > h * (row + 1) / 3
         )
 
     def text_box(self):
@@ -310,7 +318,9 @@ class Asker:
         yes = any(o.label == shape and (not with_colour or o.colour == colour) for o in scene.shapes)
         words = f"{colour} {shape}" if with_colour else shape
         question = self.pick(EXISTS).format(x=words)
-        question = question.replace(f"a {words}", a(words)).replace(f"any {words}", f"any {words}s" if not words.endswith("cross") else f"any {words}es")
+        question = question.replace(f"a {words}", a(words)).replace(
+            f"any {words}", f"any {words}s" if not words.endswith("cross") else f"any {words}es"
+        )
         return question, f"Yes, there is {a(words)}." if yes else f"No, there is no {words}.", yes
 
     def absent(self):
@@ -362,8 +372,13 @@ class Asker:
 
 
 WEIGHTS = {
-    "shapes": {"colour": 1.2, "shape": 1.2, "position": 1.3, "count": 1.8, "exists": 0.4, "absent": 0.6, "describe": 0.25},
-    "text": {"text": 3.0, "colour": 0.8, "position": 0.8, "count": 0.6, "shape": 0.3, "exists": 0.1, "absent": 0.5, "describe": 0.25},
+    "shapes": {
+        "colour": 1.2, "shape": 1.2, "position": 1.3, "count": 1.8, "exists": 0.4, "absent": 0.6, "describe": 0.25,
+    },
+    "text": {
+        "text": 3.0, "colour": 0.8, "position": 0.8, "count": 0.6, "shape": 0.3, "exists": 0.1, "absent": 0.5,
+        "describe": 0.25,
+    },
     "bars": {"bars": 3.0, "count": 0.7, "absent": 0.7, "describe": 0.3, "exists": 0.1},
 }  # fmt: skip
 """How often each kind is asked about each kind of scene."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -169,14 +168,16 @@ def outline(shape: str, box, turn: float = 0.0) -> list[tuple[float, float]]:
     elif shape == "diamond":
         points = [(0, -1), (0.72, 0), (0, 1), (-0.72, 0)]
     elif shape == "star":
+        radius = (1.0, 0.42)
         points = [
-            (math.sin(k * math.pi / 5) * q, -math.cos(k * math.pi / 5) * q)
-            for k in range(10)
-            for q in (1.0 if k % 2 == 0 else 0.42,)
+            (math.sin(k * math.pi / 5) * radius[k % 2], -math.cos(k * math.pi / 5) * radius[k % 2]) for k in range(10)
         ]
     elif shape == "cross":
         a, b = 0.3, 0.95
-        points = [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a), (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a)]  # fmt: skip
+        quarter = [(a, -b), (a, -a), (b, -a)]
+        points = (
+            quarter + [(-y, x) for x, y in quarter] + [(-x, -y) for x, y in quarter] + [(y, -x) for x, y in quarter]
+        )
     elif shape == "heart":
         points = []
         for k in range(40):
@@ -305,7 +306,11 @@ class Canvas:
     def add_bars(self, count: int) -> list[Item]:
         """Draws a bar chart of `count` differently coloured bars of clearly different heights."""
         w, h = self.size
-        left, right, base = w * self.rng.uniform(0.05, 0.14), w * self.rng.uniform(0.87, 0.96), h * self.rng.uniform(0.86, 0.94)
+        left, right, base = (
+            w * self.rng.uniform(0.05, 0.14),
+            w * self.rng.uniform(0.87, 0.96),
+            h * self.rng.uniform(0.86, 0.94),
+        )
         full = base - h * self.rng.uniform(0.05, 0.15)
         heights = self.rng.permutation(np.linspace(0.15, 1.0, 7))[:count] * self.rng.uniform(0.8, 1.0)
         step = (right - left) / count
@@ -417,7 +422,9 @@ def draw_page(seed: int) -> Scene:
         if picked is None:
             continue
         if rng.random() < 0.8:
-            text = "".join(rng.choice(list(LETTERS + DIGITS), int(rng.choice([1, 2, 3, 4, 5], p=[0.1, 0.15, 0.25, 0.25, 0.25]))))
+            text = "".join(
+                rng.choice(list(LETTERS + DIGITS), int(rng.choice([1, 2, 3, 4, 5], p=[0.1, 0.15, 0.25, 0.25, 0.25])))
+            )
             cap = math.exp(rng.uniform(math.log(18), math.log(56)))
             scene.chars += canvas.add_text(text, *picked, cap, on_grid=False)
         else:

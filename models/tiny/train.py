@@ -93,7 +93,6 @@ class Heads(nn.Module):
             tint = (e.argmax(-1) == slots(colour))[there].float().mean()
         return loss, {"kind": drawn.item(), "centre": hit.item(), "cell": cell.item(), "colour": tint.item()}
 
-
     def relation_loss(self, hidden, image_rows, labels):
         """hidden [B, L, H] from the middle of the decoder, image_rows [B, L], labels [rows, 6] of `cell_labels`."""
         at = image_rows >= 0
@@ -194,7 +193,8 @@ class TowerData(IterableDataset):
 class Batch:
     """Pictures and packed conversations of one step.
 
-    pixels [N, 3, S, S]; labels [3, N, P]; cells [N*cells^2 + 2, 6] (see `cell_labels`); ids, image_rows, positions, segments, targets [B, L]; weights [B, L];
+    pixels [N, 3, S, S]; labels [3, N, P]; cells [N*cells^2 + 2, 6] (see `cell_labels`);
+    ids, image_rows, positions, segments, targets, weights [B, L];
     subjects [B, L, 3] (class, colour and place of the item asked about, where an answer starts).
     `segments` is 0 in the shared prefix, 1.. in the conversations that continue it, -1 in the padding.
     A target belongs to the position that has to predict it. `kinds` names the kind of every segment (checks only).
@@ -334,7 +334,11 @@ class JointData(IterableDataset):
                 samples.append(dialogues.blind_sample(rng, 7))
             first = TOWER_SEEDS + 500_000_000 + number * self.args.pages
             new = [self.packer.look(draw_page(first + i)) for i in range(self.args.pages)]
-            old = [pages[i] for i in rng.choice(len(pages), 2 * self.args.pages, replace=False)] if len(pages) > 20 else []
+            old = (
+                [pages[i] for i in rng.choice(len(pages), 2 * self.args.pages, replace=False)]
+                if len(pages) > 20
+                else []
+            )
             pages.extend(new)
             yield step, self.packer.pack(scenes, samples, new + old)
             step += 1
@@ -403,7 +407,9 @@ def train_joint(model: Phi3V, heads: Heads, tokenizer: Tokenizer, args, log: Log
     began, sums, count = time.time(), {}, 0
     launched = began
     for step, batch in data:
-        factor = min(schedule(step, args.steps), schedule_by_clock(time.time() - launched, args.minutes * 60, args.decay))
+        factor = min(
+            schedule(step, args.steps), schedule_by_clock(time.time() - launched, args.minutes * 60, args.decay)
+        )
         features, tokens, logits, at = predict(model, batch)
         weights, targets = batch.weights.flatten()[at], batch.targets.flatten()[at]
         losses = F.cross_entropy(logits, targets, reduction="none")
@@ -501,7 +507,11 @@ def optimisers(modules: list[nn.Module], muon_lr: float, adam_lr: float):
     opts = [
         Muon(muon, muon_lr),
         torch.optim.AdamW(
-            [{"params": adam}, {"params": filters, "lr": adam_lr / 20}], lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+            [{"params": adam}, {"params": filters, "lr": adam_lr / 20}],
+            lr=adam_lr,
+            betas=(0.9, 0.98),
+            weight_decay=0.01,
+            fused=True,
         ),
     ]
     for o in opts:
@@ -651,18 +661,27 @@ def main():
     ap.add_argument("--muon-lr", type=float, default=6e-3)
     ap.add_argument("--adam-lr", type=float, default=3e-3)
     ap.add_argument("--steps", type=int, default=6000)
-    ap.add_argument("--minutes", type=float, default=1e6, help="stop the second stage after this long, decaying in time")
+    ap.add_argument(
+        "--minutes", type=float, default=1e6, help="stop the second stage after this long, decaying in time"
+    )
     ap.add_argument("--decay", type=float, default=0.5, help="share of --minutes over which the learning rate descends")
     ap.add_argument("--batch", type=int, default=8, help="pictures per step")
     ap.add_argument("--questions", type=int, default=8, help="questions per picture")
-    ap.add_argument("--pages", type=int, default=3, help="new crowded pages per step for the tower alone; each is used about three times")
+    ap.add_argument(
+        "--pages",
+        type=int,
+        default=3,
+        help="new crowded pages per step for the tower alone; each is used about three times",
+    )
     ap.add_argument("--aux", type=float, default=1.0, help="weight of the patch labels")
     ap.add_argument("--relation", type=float, default=0.5, help="weight of the labels half-way up the decoder")
     ap.add_argument("--subject", type=float, default=0.3, help="weight of the labels of the item asked about")
     ap.add_argument("--joint-muon-lr", type=float, default=2e-3)
     ap.add_argument("--joint-adam-lr", type=float, default=1e-3)
     ap.add_argument("--threads", type=int, default=2)
-    ap.add_argument("--export-only", action="store_true", help="write the model files from the last checkpoint and stop")
+    ap.add_argument(
+        "--export-only", action="store_true", help="write the model files from the last checkpoint and stop"
+    )
     ap.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the model files")
     args = ap.parse_args()
     args.run.mkdir(parents=True, exist_ok=True)
