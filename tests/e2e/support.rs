@@ -69,6 +69,10 @@ impl Server {
             .stdout(Stdio::piped())
             .spawn()
             .expect("vlmd starts");
+        // reqwest wants one chosen, although these tests speak plain HTTP.
+        rustls::crypto::ring::default_provider()
+            .install_default()
+            .ok();
         let lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
         let (found, url) = mpsc::channel();
         // Reads on after the URL, so that the server never waits for a full pipe.

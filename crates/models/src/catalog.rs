@@ -1,7 +1,7 @@
 //! The models that are known by name: one card each, in `models/catalog/`.
 //!
 //! A card says where a model comes from, under which names clients ask for it, and what it needs.
-//! Whether it runs is decided by its checkpoint's own files (see [`load`](crate::load)); a
+//! Whether it runs is decided by its checkpoint's own files (see [`load()`](crate::load())); a
 //! directory that no card describes is served just as well.
 
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! The architectures, and the registry that picks one for a checkpoint.
 //!
 //! A checkpoint is a directory in the Hugging Face layout, or the one that is compiled in.
-//! [`load`] reads its `config.json`, finds the architecture in [`registry`], and gives back the
+//! [`load()`] reads its `config.json`, finds the architecture in [`registry`], and gives back the
 //! two halves that serve it: a [`Processor`], which turns conversations and pictures into prompts
 //! on any thread, and a [`Model`](vlmd_backend::Model), which the engine's worker owns.
 //!
