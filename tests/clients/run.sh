@@ -39,5 +39,6 @@ wait_for ready
 wait_for test -s "$work/files.port"
 picture_url="http://127.0.0.1:$(cat "$work/files.port")/$(basename "$picture")"
 
-"$work/venv/bin/python" tests/clients/openai_python.py "$(url)" "$picture" "$picture_url"
-(cd "$work" && node openai_node.mjs "$(url)" "$picture" "$picture_url")
+base_url=$(url)
+"$work/venv/bin/python" tests/clients/openai_python.py "$base_url" "$picture" "$picture_url"
+(cd "$work" && node openai_node.mjs "$base_url" "$picture" "$picture_url")

@@ -1,5 +1,7 @@
 //! Where log lines go, and in what form.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{LogFormat, LogLevel};
@@ -16,6 +18,7 @@ pub(crate) fn init(level: LogLevel, format: LogFormat) {
     });
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.with_target(false).init(),
