@@ -26,8 +26,14 @@ pub struct ModelSpec {
     pub hidden_size: usize,
     /// Length of a row of logits.
     pub vocab_size: usize,
+    /// Token ids that a prompt may hold are below this: at least `vocab_size`, and more where an
+    /// architecture has tokens that are read and never said.
+    pub input_vocab_size: usize,
     /// Most positions that one sequence may take, prompt and answer together.
     pub max_positions: usize,
+    /// Bytes that the encoder keeps for each feature of a picture which tokens reach by
+    /// cross-attention, for as long as the request lives. 0 where none do.
+    pub cross_feature_bytes: usize,
 }
 
 impl ModelSpec {
@@ -59,15 +65,50 @@ pub struct ImageSpan {
     pub tokens: Range<usize>,
 }
 
+/// A picture that tokens look at by cross-attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CrossImage {
+    /// Index into [`Prepared::images`].
+    pub image: usize,
+    /// How many of its features are seen, from the first on; at least 1.
+    pub visible: usize,
+}
+
+/// Tokens that look at pictures by cross-attention.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CrossSpan {
+    /// What they look at, in this order; at least one.
+    pub images: Vec<CrossImage>,
+    /// Token positions. A span that ends at `usize::MAX` goes on through the answer.
+    pub tokens: Range<usize>,
+    /// No picture has been shown before these tokens, and still they look.
+    pub unseen: bool,
+}
+
 /// A prompt that is ready for the engine.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Prepared {
     /// Token ids. Those within an image's span are fillers that are never looked at.
     pub tokens: Vec<u32>,
     /// The pictures of the prompt, each once.
     pub images: Vec<ImageInput>,
-    /// In ascending order, without overlap. A picture may be shown more than once.
+    /// Features that stand in the prompt, in ascending order, without overlap. A picture may be
+    /// shown more than once.
     pub spans: Vec<ImageSpan>,
+    /// Features that tokens look at, in ascending order, without overlap. Empty where features
+    /// stand in the prompt.
+    pub cross: Vec<CrossSpan>,
+}
+
+impl Prepared {
+    /// Features of all pictures that the request must keep until it ends.
+    #[must_use]
+    pub fn cross_features(&self) -> usize {
+        if self.cross.is_empty() {
+            return 0;
+        }
+        self.images.iter().map(|image| image.features).sum()
+    }
 }
 
 /// Image features that take the place of embeddings in one step.
@@ -77,6 +118,18 @@ pub struct Splice {
     pub row: usize,
     /// `[rows, hidden]`, on the model's device.
     pub features: Tensor,
+}
+
+/// Rows of one sequence that look at pictures in this step.
+#[derive(Debug, Clone)]
+pub struct CrossRows {
+    /// Rows of the step.
+    pub rows: Range<usize>,
+    /// What [`Model::encode`] gave for each picture, and how many features of it are seen, in
+    /// the order of [`CrossSpan::images`].
+    pub images: Vec<(Tensor, usize)>,
+    /// See [`CrossSpan::unseen`].
+    pub unseen: bool,
 }
 
 /// One forward pass over `B` sequences with `T` new tokens in all.
@@ -105,6 +158,8 @@ pub struct Step {
     pub max_blocks: usize,
     /// Image features among the rows, in ascending order of row, without overlap.
     pub splices: Vec<Splice>,
+    /// Rows that look at pictures, in ascending order, without overlap.
+    pub cross: Vec<CrossRows>,
     /// Rows whose logits are wanted, ascending. None in a step that completes no prompt.
     pub logit_rows: Vec<u32>,
 }
@@ -152,7 +207,9 @@ pub trait Model: Send {
     /// Where the weights are and where steps run.
     fn device(&self) -> &Device;
 
-    /// Features of each picture, `[features, hidden]`, on the model's device.
+    /// Features of each picture, on the model's device: `[features, hidden]` where they stand in
+    /// the prompt; where tokens look at them by cross-attention, whatever the model wants to find
+    /// in [`CrossRows::images`] again, at most [`ModelSpec::cross_feature_bytes`] for each.
     ///
     /// # Errors
     /// When the device fails. The pictures come from the same architecture's processor, so

@@ -105,6 +105,10 @@ pub(crate) struct ServeArgs {
     /// Precision of the weights; `auto` keeps what the checkpoint holds
     #[arg(long, env = "VLMD_DTYPE", value_enum, default_value_t)]
     pub(crate) dtype: Precision,
+    /// Follow transformers where it departs from the code that the weights were trained with:
+    /// with mllama, tokens before the first picture see all tiles
+    #[arg(long, env = "VLMD_TRANSFORMERS_QUIRKS")]
+    pub(crate) transformers_quirks: bool,
     /// Precision of cached keys and values; `auto` is f32 on a CPU, else that of the weights
     #[arg(long, env = "VLMD_KV_CACHE_DTYPE", value_enum, default_value_t)]
     pub(crate) kv_cache_dtype: Precision,
@@ -112,6 +116,10 @@ pub(crate) struct ServeArgs {
     /// is free, and no more than the longest sequences could use
     #[arg(long, env = "VLMD_KV_CACHE_MEMORY", value_name = "SIZE")]
     pub(crate) kv_cache_memory: Option<ByteSize>,
+    /// Memory for what answers look at by cross-attention, where the model has it (mllama), such
+    /// as 4GiB; by default a quarter of what is free
+    #[arg(long, env = "VLMD_CROSS_ATTENTION_MEMORY", value_name = "SIZE")]
+    pub(crate) cross_attention_memory: Option<ByteSize>,
     /// CPU threads for the model; by default all cores
     #[arg(long, env = "VLMD_THREADS", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,

@@ -15,6 +15,7 @@ pub(crate) struct Wishes {
     pub(crate) memory: Option<ByteSize>,
     pub(crate) max_model_len: Option<usize>,
     pub(crate) max_num_seqs: usize,
+    pub(crate) cross_memory: Option<ByteSize>,
 }
 
 /// What they get.
@@ -24,6 +25,9 @@ pub(crate) struct MemoryPlan {
     pub(crate) kv_blocks: usize,
     /// Bytes that these take.
     pub(crate) kv_bytes: u64,
+    /// Bytes beside the cache for pictures that answers look at by cross-attention; 0 for models
+    /// that have none.
+    pub(crate) cross_bytes: u64,
     /// Most tokens of one sequence.
     pub(crate) max_model_len: usize,
 }
@@ -73,6 +77,11 @@ impl MemoryPlan {
         Ok(Self {
             kv_blocks: usize::try_from(kv_blocks)?,
             kv_bytes: kv_blocks * block_bytes,
+            cross_bytes: if spec.cross_feature_bytes == 0 {
+                0
+            } else {
+                wishes.cross_memory.map_or(free / DEFAULT_SHARE, |size| size.0)
+            },
             max_model_len: wanted_len.min(capacity),
         })
     }
@@ -106,12 +115,15 @@ mod tests {
         head_dim: 16,
         hidden_size: 64,
         vocab_size: 100,
+        input_vocab_size: 100,
         max_positions: 1000,
+        cross_feature_bytes: 0,
     };
     const WISHES: Wishes = Wishes {
         memory: None,
         max_model_len: None,
         max_num_seqs: 4,
+        cross_memory: None,
     };
     /// 2 (k, v) x 2 layers x 32 tokens x 2 heads x 16 x 4 bytes.
     const BLOCK: u64 = 16_384;
@@ -128,6 +140,7 @@ mod tests {
             MemoryPlan {
                 kv_blocks: 128,
                 kv_bytes: 128 * BLOCK,
+                cross_bytes: 0,
                 max_model_len: 1000
             }
         );
@@ -137,6 +150,25 @@ mod tests {
     fn a_small_cache_shortens_the_context() {
         let plan = plan(4 * 3 * BLOCK, WISHES).unwrap();
         assert_eq!((plan.kv_blocks, plan.max_model_len), (3, 96));
+    }
+
+    #[test]
+    fn only_models_with_cross_attention_get_memory_for_it() {
+        let spec = ModelSpec {
+            cross_feature_bytes: 64,
+            ..SPEC
+        };
+        let bytes = |wishes| {
+            let plan = MemoryPlan::new(&spec, DType::F32, 1000 * BLOCK, wishes);
+            plan.unwrap().cross_bytes
+        };
+        assert_eq!(bytes(WISHES), 250 * BLOCK);
+        let wishes = Wishes {
+            cross_memory: Some(ByteSize(7)),
+            ..WISHES
+        };
+        assert_eq!(bytes(wishes), 7);
+        assert_eq!(plan(1000 * BLOCK, wishes).unwrap().cross_bytes, 0);
     }
 
     #[test]

@@ -109,7 +109,12 @@ fn load(args: &ServeArgs) -> Result<ServedModel> {
         given => given.to_vec(),
     };
     say(&format!("loading {} on {}", names[0], describe(&device)));
-    let loaded = load_weights(&resolved, &device, args.dtype.dtype())?;
+    let loaded = load_weights(
+        &resolved,
+        &device,
+        args.dtype.dtype(),
+        args.transformers_quirks,
+    )?;
     let spec = loaded.model.spec().clone();
     let kv_dtype = args.kv_cache_dtype.dtype().unwrap_or(if device.is_cpu() {
         DType::F32
@@ -120,6 +125,7 @@ fn load(args: &ServeArgs) -> Result<ServedModel> {
         memory: args.kv_cache_memory,
         max_model_len: args.max_model_len,
         max_num_seqs: args.max_num_seqs,
+        cross_memory: args.cross_attention_memory,
     };
     let plan = MemoryPlan::new(&spec, kv_dtype, free_memory(&device)?, wishes)?;
     say(&format!(
@@ -136,6 +142,7 @@ fn load(args: &ServeArgs) -> Result<ServedModel> {
         max_num_batched_tokens: args.max_num_batched_tokens,
         max_prefill_chunk: args.max_prefill_chunk,
         max_queue: args.max_queue,
+        cross_bytes: usize::try_from(plan.cross_bytes)?,
         ..EngineConfig::new(plan.kv_blocks, kv_dtype, plan.max_model_len)
     };
     let LoadedModel {
@@ -158,6 +165,7 @@ fn load_weights(
     resolved: &ResolvedModel,
     device: &Device,
     dtype: Option<DType>,
+    transformers_quirks: bool,
 ) -> Result<LoadedModel> {
     // Hidden by itself where standard error is no terminal.
     let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {eta}")?;
@@ -166,6 +174,7 @@ fn load_weights(
     let options = LoadOptions {
         device: device.clone(),
         dtype,
+        transformers_quirks,
         on_progress: Some(Box::new(move |done, total| {
             shown.set_length(total);
             shown.set_position(done);

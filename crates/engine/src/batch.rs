@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use candle_core::{Error, Result, Tensor};
-use vlmd_backend::{BLOCK_TOKENS, ImageSpan, Splice, Step};
+use vlmd_backend::{BLOCK_TOKENS, CrossImage, CrossRows, CrossSpan, ImageSpan, Splice, Step};
 
 /// A sequence's part in a step.
 #[derive(Debug, Clone)]
@@ -18,7 +18,9 @@ pub(crate) struct Slice<'a> {
     pub(crate) max_len: usize,
     /// Image spans of the prompt.
     pub(crate) spans: &'a [ImageSpan],
-    /// Features of each image, while any of its rows is still to be computed.
+    /// What tokens look at by cross-attention.
+    pub(crate) cross: &'a [CrossSpan],
+    /// Features of each image, for as long as any row needs them.
     pub(crate) features: &'a [Tensor],
 }
 
@@ -57,6 +59,9 @@ pub(crate) fn build(slices: &[Slice<'_>]) -> Result<Step> {
         for span in slice.spans {
             step.splices.extend(splice(slice, span, first_row)?);
         }
+        for span in slice.cross {
+            step.cross.extend(cross_rows(slice, span, first_row)?);
+        }
         if slice.rows.end == slice.known.len() {
             step.logit_rows.push(index(step.tokens.len() - 1));
         }
@@ -64,20 +69,42 @@ pub(crate) fn build(slices: &[Slice<'_>]) -> Result<Step> {
     Ok(step)
 }
 
+/// The tokens of a span that are computed now, if any.
+fn common(rows: &Range<usize>, span: &Range<usize>) -> Option<Range<usize>> {
+    let both = rows.start.max(span.start)..rows.end.min(span.end);
+    (!both.is_empty()).then_some(both)
+}
+
+fn features<'a>(slice: &Slice<'a>, image: usize) -> Result<&'a Tensor> {
+    slice
+        .features
+        .get(image)
+        .ok_or_else(|| Error::msg("an image has no features"))
+}
+
 /// The rows of `span` that fall into `slice`, which begins at the step's row `first_row`.
 fn splice(slice: &Slice<'_>, span: &ImageSpan, first_row: usize) -> Result<Option<Splice>> {
-    let start = slice.rows.start.max(span.tokens.start);
-    let end = slice.rows.end.min(span.tokens.end);
-    if start >= end {
+    let Some(tokens) = common(&slice.rows, &span.tokens) else {
         return Ok(None);
-    }
-    let features = slice
-        .features
-        .get(span.image)
-        .ok_or_else(|| Error::msg("an image has no features"))?;
+    };
+    let first = tokens.start - span.tokens.start;
     Ok(Some(Splice {
-        row: first_row + start - slice.rows.start,
-        features: features.narrow(0, start - span.tokens.start, end - start)?,
+        row: first_row + tokens.start - slice.rows.start,
+        features: features(slice, span.image)?.narrow(0, first, tokens.len())?,
+    }))
+}
+
+/// The rows of `slice` that look at the pictures of `span`.
+fn cross_rows(slice: &Slice<'_>, span: &CrossSpan, first_row: usize) -> Result<Option<CrossRows>> {
+    let Some(tokens) = common(&slice.rows, &span.tokens) else {
+        return Ok(None);
+    };
+    let row = |token| first_row + token - slice.rows.start;
+    let seen = |image: &CrossImage| Ok((features(slice, image.image)?.clone(), image.visible));
+    Ok(Some(CrossRows {
+        rows: row(tokens.start)..row(tokens.end),
+        images: span.images.iter().map(seen).collect::<Result<_>>()?,
+        unseen: span.unseen,
     }))
 }
 
@@ -94,8 +121,42 @@ mod tests {
             blocks,
             max_len: 100,
             spans: &[],
+            cross: &[],
             features: &[],
         }
+    }
+
+    #[test]
+    fn rows_look_at_the_pictures_of_the_span_they_fall_into() {
+        let pictures = [1f32, 2.].map(|x| Tensor::new(&[x], &Device::Cpu).unwrap());
+        let span = |images: &[usize], tokens, unseen| CrossSpan {
+            images: images
+                .iter()
+                .map(|&image| CrossImage { image, visible: 1 })
+                .collect(),
+            tokens,
+            unseen,
+        };
+        let spans = [
+            span(&[0, 1], 0..2, true),
+            span(&[0], 2..5, false),
+            span(&[0, 1], 5..usize::MAX, false),
+        ];
+        let known = [0; 9];
+        let seen = |rows: Range<usize>| {
+            let mut chunk = slice(&known, rows, &[0]);
+            (chunk.cross, chunk.features) = (&spans, &pictures);
+            let before = slice(&[1, 2], 0..2, &[1]);
+            let step = build(&[before, chunk]).unwrap();
+            let plain = |rows: CrossRows| (rows.rows, rows.images.len(), rows.unseen);
+            step.cross.into_iter().map(plain).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            seen(0..9),
+            [(2..4, 2, true), (4..7, 1, false), (7..11, 2, false)]
+        );
+        assert_eq!(seen(3..6), [(2..4, 1, false), (4..5, 2, false)]);
+        assert_eq!(seen(8..9), [(2..3, 2, false)], "the answer, too");
     }
 
     #[test]

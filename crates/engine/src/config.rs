@@ -23,6 +23,9 @@ pub struct EngineConfig {
     pub kv_blocks: usize,
     /// Type of the cached keys and values.
     pub kv_dtype: DType,
+    /// Bytes beside the KV cache, shared by all requests, for what answers look at by
+    /// cross-attention. Without meaning for models that have none.
+    pub cross_bytes: usize,
 }
 
 impl EngineConfig {
@@ -46,6 +49,7 @@ impl EngineConfig {
             max_model_len,
             kv_blocks,
             kv_dtype,
+            cross_bytes: 0,
         }
     }
 
@@ -148,7 +152,9 @@ mod tests {
         head_dim: 8,
         hidden_size: 24,
         vocab_size: 100,
+        input_vocab_size: 100,
         max_positions: 4096,
+        cross_feature_bytes: 0,
     };
 
     #[test]

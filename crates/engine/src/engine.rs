@@ -11,6 +11,7 @@ use tokio::sync::{mpsc::unbounded_channel, watch};
 use vlmd_backend::{KvCache, Model, ModelSpec};
 
 use crate::block_pool::BlockPool;
+use crate::byte_budget::ByteBudget;
 use crate::config::{EngineConfig, StartError};
 use crate::prompt;
 use crate::request::{GenerateRequest, SubmitError};
@@ -61,7 +62,8 @@ impl Engine {
         let cache = KvCache::new(&spec, blocks, config.kv_dtype, model.device())
             .map_err(|source| StartError::Cache { blocks, source })?;
         // `resolve` bounds the blocks far below `u32::MAX`.
-        let status = Arc::new(Status::new(BlockPool::new(blocks as u32)));
+        let pool = BlockPool::new(blocks as u32);
+        let status = Arc::new(Status::new(pool, ByteBudget::new(config.cross_bytes)));
         let policy = Policy {
             max_num_seqs: config.max_num_seqs,
             max_num_batched_tokens: config.max_num_batched_tokens,
@@ -112,6 +114,17 @@ impl Engine {
         if prompt >= limit {
             return Err(SubmitError::TooLong { prompt, limit });
         }
+        let needed = request
+            .prompt
+            .cross_features()
+            .saturating_mul(inner.spec.cross_feature_bytes);
+        let cross_limit = inner.status.cross.total();
+        if needed > cross_limit {
+            return Err(SubmitError::PicturesTooLarge {
+                needed,
+                limit: cross_limit,
+            });
+        }
         let max_len = prompt
             .saturating_add(request.limits.max_tokens.max(1))
             .min(limit);
@@ -119,7 +132,7 @@ impl Engine {
         let (events, stream) = unbounded_channel();
         let ticket = Ticket::queue(&inner.status, inner.max_queue, events)
             .map_err(|waiting| SubmitError::QueueFull { waiting })?;
-        let pending = Box::new(Pending::new(request, max_len, ticket));
+        let pending = Box::new(Pending::new(request, max_len, needed, ticket));
         inner
             .commands
             .send(Command::Submit(pending))

@@ -48,6 +48,7 @@
 
 mod batch;
 mod block_pool;
+mod byte_budget;
 mod config;
 mod engine;
 mod prompt;

@@ -1,6 +1,6 @@
 //! Checks on a prompt, before it can meet others in a step.
 
-use vlmd_backend::{ModelSpec, Prepared};
+use vlmd_backend::{CrossImage, ModelSpec, Prepared};
 
 /// What is wrong with `prompt`, if anything: a step must never fail for one request's data.
 pub(crate) fn check(prompt: &Prepared, spec: &ModelSpec) -> Result<(), String> {
@@ -33,10 +33,38 @@ pub(crate) fn check(prompt: &Prepared, spec: &ModelSpec) -> Result<(), String> {
         }
         text_from = range.end;
     }
-    match text(prompt).find(|&id| id as usize >= spec.vocab_size) {
+    let mut cross_from = 0;
+    for span in &prompt.cross {
+        let range = &span.tokens;
+        if range.start < cross_from || range.end < range.start {
+            return Err(format!(
+                "its cross-attention span {}..{} is out of order",
+                range.start, range.end
+            ));
+        }
+        if span.images.is_empty() {
+            return Err("its cross-attention span names no image".to_owned());
+        }
+        for &CrossImage { image, visible } in &span.images {
+            let Some(of) = prompt.images.get(image) else {
+                return Err(format!(
+                    "its cross-attention span names image {image} of {}",
+                    prompt.images.len()
+                ));
+            };
+            if visible == 0 || visible > of.features {
+                return Err(format!(
+                    "its cross-attention span shows {visible} of {} features",
+                    of.features
+                ));
+            }
+        }
+        cross_from = range.end;
+    }
+    match text(prompt).find(|&id| id as usize >= spec.input_vocab_size) {
         Some(id) => Err(format!(
             "its token id {id} is not below the vocabulary's {}",
-            spec.vocab_size
+            spec.input_vocab_size
         )),
         None => Ok(()),
     }
@@ -55,7 +83,7 @@ pub(crate) fn text(prompt: &Prepared) -> impl Iterator<Item = u32> {
 #[cfg(test)]
 mod tests {
     use candle_core::{DType, Device, Tensor};
-    use vlmd_backend::{ImageInput, ImageSpan};
+    use vlmd_backend::{CrossImage, CrossSpan, ImageInput, ImageSpan};
 
     use super::*;
 
@@ -65,7 +93,9 @@ mod tests {
         head_dim: 4,
         hidden_size: 4,
         vocab_size: 10,
+        input_vocab_size: 10,
         max_positions: 64,
+        cross_feature_bytes: 0,
     };
 
     fn prompt(tokens: &[u32], spans: &[(usize, usize, usize)]) -> Prepared {
@@ -82,7 +112,49 @@ mod tests {
                 features: 2,
             }],
             spans: spans.iter().map(span).collect(),
+            cross: Vec::new(),
         }
+    }
+
+    #[test]
+    fn cross_attention_spans_are_in_order_and_name_pictures_that_are_there() {
+        let check_spans = |spans: &[(usize, usize, usize)]| {
+            let mut prompt = prompt(&[1, 2, 3], &[]);
+            let span = |&(image, start, end)| CrossSpan {
+                images: vec![CrossImage { image, visible: 2 }],
+                tokens: start..end,
+                unseen: false,
+            };
+            prompt.cross = spans.iter().map(span).collect();
+            check(&prompt, &SPEC)
+        };
+        assert_eq!(check_spans(&[(0, 0, 1), (0, 1, usize::MAX)]), Ok(()));
+        assert_eq!(
+            check_spans(&[(0, 1, 3), (0, 2, 4)]).unwrap_err(),
+            "its cross-attention span 2..4 is out of order"
+        );
+        assert_eq!(
+            check_spans(&[(1, 0, 3)]).unwrap_err(),
+            "its cross-attention span names image 1 of 1"
+        );
+        let mut blind = prompt(&[1, 2, 3], &[]);
+        blind.cross = vec![CrossSpan {
+            images: vec![CrossImage {
+                image: 0,
+                visible: 3,
+            }],
+            tokens: 0..3,
+            unseen: true,
+        }];
+        assert_eq!(
+            check(&blind, &SPEC).unwrap_err(),
+            "its cross-attention span shows 3 of 2 features"
+        );
+        blind.cross[0].images.clear();
+        assert_eq!(
+            check(&blind, &SPEC).unwrap_err(),
+            "its cross-attention span names no image"
+        );
     }
 
     #[test]

@@ -135,6 +135,17 @@ pub enum SubmitError {
         /// Most tokens of a sequence.
         limit: usize,
     },
+    /// What the answer would look at does not fit into the memory for it, not even alone.
+    #[error(
+        "the pictures take {needed} bytes of cross-attention memory, of which there are {limit}; \
+         the server's operator can raise `--cross-attention-memory`"
+    )]
+    PicturesTooLarge {
+        /// Bytes of keys and values of the pictures.
+        needed: usize,
+        /// Bytes that all requests share.
+        limit: usize,
+    },
     /// The prompt contradicts itself or the model: a fault of its processor, not of the client.
     #[error("the prepared prompt cannot be computed: {0}")]
     InvalidPrompt(String),

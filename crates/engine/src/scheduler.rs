@@ -23,24 +23,42 @@ pub(crate) struct Chunk {
     pub(crate) tokens: NonZeroUsize,
 }
 
+/// What a request holds for its whole life, or what is free of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Demand {
+    /// Blocks of the KV cache, for the request's whole maximum length.
+    pub(crate) blocks: usize,
+    /// Memory beside it, for what the answer looks at by cross-attention.
+    pub(crate) cross_bytes: usize,
+}
+
+impl Demand {
+    /// What remains when `other` is taken, if it is there.
+    fn checked_sub(self, other: Self) -> Option<Self> {
+        Some(Self {
+            blocks: self.blocks.checked_sub(other.blocks)?,
+            cross_bytes: self.cross_bytes.checked_sub(other.cross_bytes)?,
+        })
+    }
+}
+
 /// How many from the head of the line enter now.
 ///
-/// `demands` are the blocks that each waiting request needs for its whole maximum length, head
-/// first. The first that does not fit closes the door for those behind it: overtaking would let
+/// `demands` are those of the waiting, head first. The first that does not fit closes the door for those behind it: overtaking would let
 /// small requests starve a large one, which enters at the latest when the running ones, bounded
 /// in length, have ended.
 pub(crate) fn admit(
-    demands: impl IntoIterator<Item = usize>,
+    demands: impl IntoIterator<Item = Demand>,
     running: usize,
-    free_blocks: usize,
+    free: Demand,
     policy: &Policy,
 ) -> usize {
     let seats = policy.max_num_seqs.saturating_sub(running);
     demands
         .into_iter()
         .take(seats)
-        .scan(free_blocks, |free, blocks| {
-            *free = free.checked_sub(blocks)?;
+        .scan(free, |free, demand| {
+            *free = free.checked_sub(demand)?;
             Some(())
         })
         .count()
@@ -86,6 +104,33 @@ mod tests {
         max_prefill_chunk: 10,
     };
 
+    fn demand(blocks: usize) -> Demand {
+        Demand {
+            blocks,
+            cross_bytes: 0,
+        }
+    }
+
+    fn blocks(of: &[usize]) -> impl Iterator<Item = Demand> {
+        of.iter().map(|&blocks| demand(blocks))
+    }
+
+    #[test]
+    fn memory_beside_the_cache_closes_the_door_as_blocks_do() {
+        let with = |cross_bytes| Demand {
+            blocks: 1,
+            cross_bytes,
+        };
+        let free = Demand {
+            blocks: 9,
+            cross_bytes: 100,
+        };
+        let enter = |demands: [usize; 3]| admit(demands.map(with), 0, free, &POLICY);
+        assert_eq!(enter([60, 40, 1]), 2);
+        assert_eq!(enter([60, 0, 0]), 3);
+        assert_eq!(enter([101, 1, 1]), 0);
+    }
+
     fn planned(pending: &[usize], policy: &Policy) -> Vec<(usize, usize)> {
         plan(pending, policy)
             .into_iter()
@@ -105,12 +150,12 @@ mod tests {
 
     #[test]
     fn the_first_that_does_not_fit_closes_the_door() {
-        assert_eq!(admit([2, 9, 1], 0, 10, &POLICY), 1);
-        assert_eq!(admit([9, 1, 1], 0, 10, &POLICY), 2);
-        assert_eq!(admit([11, 1], 0, 10, &POLICY), 0);
-        assert_eq!(admit([1, 1, 1], 2, 10, &POLICY), 2);
-        assert_eq!(admit([1], 4, 10, &POLICY), 0);
-        assert_eq!(admit([], 0, 10, &POLICY), 0);
+        assert_eq!(admit(blocks(&[2, 9, 1]), 0, demand(10), &POLICY), 1);
+        assert_eq!(admit(blocks(&[9, 1, 1]), 0, demand(10), &POLICY), 2);
+        assert_eq!(admit(blocks(&[11, 1]), 0, demand(10), &POLICY), 0);
+        assert_eq!(admit(blocks(&[1, 1, 1]), 2, demand(10), &POLICY), 2);
+        assert_eq!(admit(blocks(&[1]), 4, demand(10), &POLICY), 0);
+        assert_eq!(admit(blocks(&[]), 0, demand(10), &POLICY), 0);
     }
 
     fn policy() -> impl Strategy<Value = Policy> {
@@ -170,8 +215,8 @@ mod tests {
                     waiting.push_back(Request { id, blocks, pending: prompt, answer });
                 }
                 let used: usize = running.iter().map(|r| r.blocks).sum();
-                let demands = waiting.iter().map(|r| r.blocks);
-                for _ in 0..admit(demands, running.len(), BLOCKS - used, &policy) {
+                let demands = waiting.iter().map(|r| demand(r.blocks));
+                for _ in 0..admit(demands, running.len(), demand(BLOCKS - used), &policy) {
                     running.extend(waiting.pop_front());
                     entered.extend(running.last().map(|r| r.id));
                 }

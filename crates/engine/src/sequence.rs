@@ -1,13 +1,15 @@
 //! The state of one request, before and after it has a seat.
 
 use candle_core::Tensor;
-use vlmd_backend::{BLOCK_TOKENS, ImageInput, ImageSpan, Prepared};
+use vlmd_backend::{BLOCK_TOKENS, CrossSpan, ImageInput, ImageSpan, Prepared};
 
 use crate::batch::Slice;
 use crate::block_pool::Blocks;
+use crate::byte_budget::Share;
 use crate::prompt;
 use crate::request::{Event, FinishReason, GenerateRequest, Limits};
 use crate::sampler::{Choice, Sampler};
+use crate::scheduler::Demand;
 use crate::stats::{Ending, Ticket};
 
 /// A request in the line.
@@ -16,13 +18,20 @@ pub(crate) struct Pending {
     prompt: Prepared,
     limits: Limits,
     max_len: usize,
+    cross_bytes: usize,
     sampler: Sampler,
     ticket: Ticket,
 }
 
 impl Pending {
-    /// For a prompt that [`prompt::check`] has passed; `max_len` is more than its length.
-    pub(crate) fn new(request: GenerateRequest, max_len: usize, ticket: Ticket) -> Self {
+    /// For a prompt that [`prompt::check`] has passed; `max_len` is more than its length, and
+    /// `cross_bytes` is what its pictures take while the answer looks at them.
+    pub(crate) fn new(
+        request: GenerateRequest,
+        max_len: usize,
+        cross_bytes: usize,
+        ticket: Ticket,
+    ) -> Self {
         let GenerateRequest {
             mut prompt,
             sampling,
@@ -37,14 +46,18 @@ impl Pending {
             prompt,
             limits,
             max_len,
+            cross_bytes,
             sampler,
             ticket,
         }
     }
 
-    /// Blocks for its whole maximum length: once it runs it can finish.
-    pub(crate) fn blocks(&self) -> usize {
-        self.max_len.div_ceil(BLOCK_TOKENS)
+    /// What it holds from its admission to its end: once it runs it can finish.
+    pub(crate) fn demand(&self) -> Demand {
+        Demand {
+            blocks: self.max_len.div_ceil(BLOCK_TOKENS),
+            cross_bytes: self.cross_bytes,
+        }
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
@@ -57,11 +70,12 @@ impl Pending {
     }
 
     /// Gives the request its seat.
-    pub(crate) fn admit(self, blocks: Blocks) -> Sequence {
+    pub(crate) fn admit(self, blocks: Blocks, cross_share: Share) -> Sequence {
         let Self {
             prompt,
             limits,
             max_len,
+            cross_bytes: _,
             sampler,
             mut ticket,
         } = self;
@@ -73,8 +87,10 @@ impl Pending {
             cached: 0,
             max_len,
             spans: prompt.spans,
+            cross: prompt.cross,
             images: prompt.images,
             features: Vec::new(),
+            _cross_share: cross_share,
             sampler,
             limits,
             ticket,
@@ -96,10 +112,14 @@ pub(crate) struct Sequence {
     /// Most that `tokens` may grow to.
     max_len: usize,
     spans: Vec<ImageSpan>,
+    cross: Vec<CrossSpan>,
     /// Until they are encoded.
     images: Vec<ImageInput>,
-    /// From then until the prompt is cached, one per image.
+    /// From then on, one per image: until the prompt is cached, or to the end where the answer
+    /// looks at them.
     features: Vec<Tensor>,
+    /// After `features`, whose memory it stands for.
+    _cross_share: Share,
     sampler: Sampler,
     limits: Limits,
     ticket: Ticket,
@@ -139,6 +159,7 @@ impl Sequence {
             blocks: self.blocks.ids(),
             max_len: self.max_len,
             spans: &self.spans,
+            cross: &self.cross,
             features: &self.features,
         }
     }
@@ -147,7 +168,7 @@ impl Sequence {
     pub(crate) fn advance(&mut self, tokens: usize) -> usize {
         let before = self.cached.min(self.prompt_len);
         self.cached += tokens;
-        if self.cached >= self.prompt_len {
+        if self.cached >= self.prompt_len && self.cross.is_empty() {
             self.features = Vec::new();
         }
         self.cached.min(self.prompt_len) - before

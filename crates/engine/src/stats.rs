@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::block_pool::BlockPool;
+use crate::byte_budget::ByteBudget;
 use crate::request::{Event, FinishReason, RequestError};
 
 /// What the engine is doing and has done since it started. A snapshot of atomics: taking it
@@ -24,6 +25,10 @@ pub struct Stats {
     pub blocks_total: usize,
     /// Blocks that belong to running requests.
     pub blocks_used: usize,
+    /// Bytes beside the KV cache, for what answers look at by cross-attention.
+    pub cross_bytes_total: usize,
+    /// Those that belong to running requests.
+    pub cross_bytes_used: usize,
     /// Tokens of prompts that were computed.
     pub tokens_prefilled: u64,
     /// Tokens of answers that were sent.
@@ -50,6 +55,7 @@ pub struct Stats {
 #[derive(Debug)]
 pub(crate) struct Status {
     pub(crate) pool: BlockPool,
+    pub(crate) cross: ByteBudget,
     /// No newcomers: the engine was told to shut down.
     draining: AtomicBool,
     /// The worker has stopped computing.
@@ -69,9 +75,10 @@ pub(crate) struct Status {
 }
 
 impl Status {
-    pub(crate) fn new(pool: BlockPool) -> Self {
+    pub(crate) fn new(pool: BlockPool, cross: ByteBudget) -> Self {
         Self {
             pool,
+            cross,
             draining: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
@@ -122,6 +129,8 @@ impl Status {
             running: self.running.load(Relaxed),
             blocks_total: self.pool.total(),
             blocks_used: self.pool.used(),
+            cross_bytes_total: self.cross.total(),
+            cross_bytes_used: self.cross.used(),
             tokens_prefilled: self.tokens_prefilled.load(Relaxed),
             tokens_generated: self.tokens_generated.load(Relaxed),
             images_encoded: self.images_encoded.load(Relaxed),
@@ -238,7 +247,7 @@ mod tests {
     use super::*;
 
     fn status() -> Arc<Status> {
-        Arc::new(Status::new(BlockPool::new(8)))
+        Arc::new(Status::new(BlockPool::new(8), ByteBudget::new(0)))
     }
 
     #[test]

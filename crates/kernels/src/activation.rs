@@ -48,6 +48,18 @@ pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
     }
 }
 
+/// `max(x, 0)^2`, the activation of Nemotron (So et al. 2021).
+///
+/// # Errors
+/// When the device fails.
+pub fn squared_relu(x: &Tensor) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        cpu::squared_relu(x)
+    } else {
+        portable::squared_relu(x)
+    }
+}
+
 /// Softmax over the last dimension.
 ///
 /// # Errors

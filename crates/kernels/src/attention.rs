@@ -1,21 +1,24 @@
-//! Dense attention, as vision towers use it.
+//! Dense attention, as vision towers and cross-attention use it.
 
 use candle_core::{Result, Tensor, bail};
 
 use crate::{cpu, portable};
 
-/// Attention in which every row of a picture sees all rows of that picture and no other's.
+/// Attention in which every query of a picture sees all keys of that picture and no other's.
 ///
-/// `q`, `k` and `v` are `[N, S, heads, head_dim]`, of one shape; the result is too. It is
-/// contiguous, so that `[N, S, heads * head_dim]` is a free reshape away.
+/// `q` is `[N, S, heads, head_dim]`, `k` and `v` are `[N, T, kv_heads, head_dim]`, where `heads`
+/// is a multiple of `kv_heads` and query head `h` reads key head `h / (heads / kv_heads)`. The
+/// result is like `q`, and contiguous, so that `[N, S, heads * head_dim]` is a free reshape away.
 ///
 /// # Errors
-/// When the shapes differ or the device fails.
+/// When the shapes do not fit, there are no keys, or the device fails.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<Tensor> {
-    let dims = q.dims4()?;
-    if k.dims4()? != dims || v.dims4()? != dims {
+    let (pictures, _, heads, head_dim) = q.dims4()?;
+    let (of, keys, kv_heads, width) = k.dims4()?;
+    let fits = of == pictures && width == head_dim && keys > 0 && kv_heads > 0;
+    if !fits || !heads.is_multiple_of(kv_heads) || v.dims() != k.dims() {
         bail!(
-            "attention takes three tensors of one shape, not {:?}, {:?}, {:?}",
+            "attention of {:?} over {:?} and {:?} is not defined",
             q.shape(),
             k.shape(),
             v.shape()

@@ -37,7 +37,7 @@ pub mod weights;
 #[cfg(test)]
 mod parity;
 
-pub use activation::{gelu, quick_gelu, softmax, swiglu};
+pub use activation::{gelu, quick_gelu, softmax, squared_relu, swiglu};
 pub use attention::attention;
 pub use device::free_cuda_memory;
 pub use linear::Linear;

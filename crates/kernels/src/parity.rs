@@ -299,18 +299,18 @@ fn queries_that_are_part_of_a_fused_projection_need_no_copy_to_be_right() {
 #[test]
 fn dense_attention_equals_the_portable_route() {
     let mut noise = Noise::new(7);
-    for (n, len, heads, head_dim) in [
-        (1, 1, 1, 8),
-        (2, 65, 3, 12),
-        (2, 145, 2, 64),
-        (1, 577, 2, 96),
+    for (n, len, keys, heads, kv_heads, head_dim) in [
+        (1, 1, 1, 1, 1, 8),
+        (2, 65, 65, 3, 3, 12),
+        (2, 145, 145, 2, 2, 64),
+        (1, 577, 577, 2, 2, 96),
+        (1, 3, 200, 8, 2, 16),
+        (2, 70, 9, 4, 1, 32),
     ] {
         let shape = [n, len, heads, head_dim];
-        let (q, k, v) = (
-            noise.tensor(&shape),
-            noise.tensor(&shape),
-            noise.tensor(&shape),
-        );
+        let q = noise.tensor(&shape);
+        let k = noise.tensor(&[n, keys, kv_heads, head_dim]);
+        let v = noise.tensor(&[n, keys, kv_heads, head_dim]);
         let ours = cpu::attention(&q, &k, &v, 0.3).unwrap();
         let theirs = portable::attention(&q, &k, &v, 0.3).unwrap();
         let difference = largest_difference(&ours, &theirs);
@@ -373,6 +373,7 @@ fn norms_and_activations_equal_the_portable_route() {
             (cpu::swiglu(&x), portable::swiglu(&x)),
             (cpu::gelu(&x), x.gelu_erf()),
             (cpu::quick_gelu(&x), portable::quick_gelu(&x)),
+            (cpu::squared_relu(&x), portable::squared_relu(&x)),
             (cpu::softmax(&x), candle_nn::ops::softmax_last_dim(&x)),
         ];
         for (number, (ours, theirs)) in pairs.into_iter().enumerate() {
@@ -385,10 +386,16 @@ fn norms_and_activations_equal_the_portable_route() {
 #[test]
 fn rope_equals_the_portable_route() {
     let mut noise = Noise::new(12);
-    for (tokens, heads, head_dim) in [(1, 1, 8), (5, 3, 12), (40, 4, 96)] {
+    for (tokens, heads, head_dim, rotated) in [
+        (1, 1, 8, 8),
+        (5, 3, 12, 12),
+        (40, 4, 96, 96),
+        (5, 3, 12, 6),
+        (7, 2, 64, 32),
+    ] {
         let x = noise.tensor(&[tokens, heads, head_dim]);
-        let cos = noise.tensor(&[tokens, head_dim / 2]);
-        let sin = noise.tensor(&[tokens, head_dim / 2]);
+        let cos = noise.tensor(&[tokens, rotated / 2]);
+        let sin = noise.tensor(&[tokens, rotated / 2]);
         let ours = crate::rope(&x, &cos, &sin).unwrap();
         let theirs = portable::rope(&x, &cos, &sin).unwrap();
         assert!(largest_difference(&ours, &theirs) < 1e-6);

@@ -184,20 +184,29 @@ pub(crate) fn paged_attention(
 
 /// See [`crate::attention()`].
 pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<Tensor> {
-    let q = q.transpose(1, 2)?.contiguous()?;
+    let (n, len, heads, head_dim) = q.dims4()?;
+    let kv_heads = k.dim(2)?;
+    let shared = heads / kv_heads;
+    // The queries of all heads that share a key head are rows of one product.
+    let q = q
+        .reshape((n, len, kv_heads, shared, head_dim))?
+        .permute((0, 2, 3, 1, 4))?
+        .reshape((n, kv_heads, shared * len, head_dim))?;
     let k = k.transpose(1, 2)?.transpose(2, 3)?.contiguous()?;
     let v = v.transpose(1, 2)?.contiguous()?;
     // Picture by picture: the scores of all pictures together would be gigabytes.
-    let pictures = (0..q.dim(0)?)
+    let pictures = (0..n)
         .map(|i| {
             let scores = scores(&q.i(i)?, &k.i(i)?, scale)?;
             softmax_last_dim(&scores)?
                 .to_dtype(v.dtype())?
-                .matmul(&v.i(i)?)?
-                .transpose(0, 1)
+                .matmul(&v.i(i)?)
         })
         .collect::<Result<Vec<_>>>()?;
-    Tensor::stack(&pictures, 0)?.contiguous()
+    Tensor::stack(&pictures, 0)?
+        .reshape((n, kv_heads, shared, len, head_dim))?
+        .permute((0, 3, 1, 2, 4))?
+        .reshape((n, len, heads, head_dim))
 }
 
 /// See [`crate::Linear::forward`]; `x` is `[rows, in]`.
@@ -225,7 +234,18 @@ pub(crate) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -
 pub(crate) fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let cos = cos.to_dtype(x.dtype())?.contiguous()?;
     let sin = sin.to_dtype(x.dtype())?.contiguous()?;
-    rope_thd(&x.contiguous()?.unsqueeze(0)?, &cos, &sin)?.squeeze(0)
+    let (head_dim, rotated) = (x.dim(2)?, 2 * cos.dim(1)?);
+    let turned = x.narrow(2, 0, rotated)?.contiguous()?.unsqueeze(0)?;
+    let turned = rope_thd(&turned, &cos, &sin)?.squeeze(0)?;
+    if rotated == head_dim {
+        return Ok(turned);
+    }
+    Tensor::cat(&[turned, x.narrow(2, rotated, head_dim - rotated)?], 2)
+}
+
+/// See [`crate::squared_relu`].
+pub(crate) fn squared_relu(x: &Tensor) -> Result<Tensor> {
+    x.relu()?.sqr()
 }
 
 /// See [`crate::swiglu`].

@@ -13,6 +13,7 @@ mod common;
 mod error;
 mod files;
 mod load;
+pub mod mllama;
 pub mod phi3_v;
 mod processor;
 pub mod registry;

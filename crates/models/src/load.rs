@@ -21,6 +21,9 @@ pub struct LoadOptions {
     /// Type of the weights: `F32`, `F16` or `BF16`. `None` keeps them as stored on a CPU, which
     /// widens them as it computes, and means `BF16` elsewhere.
     pub dtype: Option<DType>,
+    /// Compute what transformers computes, even where it departs from the code that the weights
+    /// were trained with. Concerns mllama alone.
+    pub transformers_quirks: bool,
     /// Hears of progress, in bytes of the weight files.
     pub on_progress: Option<OnProgress>,
 }
@@ -31,6 +34,7 @@ impl Default for LoadOptions {
         Self {
             device: Device::Cpu,
             dtype: None,
+            transformers_quirks: false,
             on_progress: None,
         }
     }
@@ -41,6 +45,7 @@ impl fmt::Debug for LoadOptions {
         f.debug_struct("LoadOptions")
             .field("device", &self.device)
             .field("dtype", &self.dtype)
+            .field("transformers_quirks", &self.transformers_quirks)
             .field("on_progress", &self.on_progress.is_some())
             .finish()
     }
@@ -93,6 +98,7 @@ pub(crate) struct Source<'a> {
     device: &'a Device,
     /// What weights become; `None` leaves them as stored.
     dtype: Option<DType>,
+    transformers_quirks: bool,
     on_progress: Option<&'a OnProgress>,
     done: Cell<u64>,
     total: u64,
@@ -110,6 +116,7 @@ impl<'a> Source<'a> {
             weights,
             device: &options.device,
             dtype,
+            transformers_quirks: options.transformers_quirks,
             on_progress: options.on_progress.as_ref(),
             done: Cell::new(0),
             total: weights.total_bytes() as u64,
@@ -123,6 +130,11 @@ impl<'a> Source<'a> {
 
     pub(crate) fn device(&self) -> &Device {
         self.device
+    }
+
+    /// See [`LoadOptions::transformers_quirks`].
+    pub(crate) fn transformers_quirks(&self) -> bool {
+        self.transformers_quirks
     }
 
     pub(crate) fn shape(&self, name: &str) -> Option<Vec<usize>> {

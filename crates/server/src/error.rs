@@ -165,6 +165,7 @@ impl Refusal {
                 SubmitError::QueueFull { .. } => unavailable("queue_full"),
                 SubmitError::NotRunning => unavailable("not_ready"),
                 SubmitError::TooLong { .. } => bad_request("context_length_exceeded"),
+                SubmitError::PicturesTooLarge { .. } => bad_request("pictures_too_large"),
                 _ => INTERNAL,
             },
             Self::Generation(vlmd_engine::RequestError::ShuttingDown) => {
@@ -180,7 +181,9 @@ impl Refusal {
             Self::UnknownModel { .. } => Some("model".into()),
             Self::TooManyImages { .. }
             | Self::PromptTooLong { .. }
-            | Self::Submit(SubmitError::TooLong { .. }) => Some("messages".into()),
+            | Self::Submit(SubmitError::TooLong { .. } | SubmitError::PicturesTooLarge { .. }) => {
+                Some("messages".into())
+            }
             Self::Media { field, .. } | Self::Prepare { field, .. } => Some(field.clone()),
             Self::AnswerTooLong { field, .. } | Self::UnknownToken { field, .. } => {
                 Some((*field).into())

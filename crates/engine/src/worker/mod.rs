@@ -13,7 +13,7 @@ use vlmd_backend::{BLOCK_TOKENS, KvCache, Model, Step};
 
 use crate::batch::{self, Slice};
 use crate::request::RequestError;
-use crate::scheduler::{self, Chunk, Policy};
+use crate::scheduler::{self, Chunk, Demand, Policy};
 use crate::sequence::{Pending, Sequence};
 use crate::stats::{Ending, Status};
 use guard::guarded;
@@ -132,14 +132,19 @@ impl Worker {
 
     /// Gives seats to the head of the line and encodes the newcomers' pictures.
     fn admit(&mut self) {
-        let pool = &self.status.pool;
+        let (pool, cross) = (&self.status.pool, &self.status.cross);
         let first_new = self.running.len();
-        let demands = self.waiting.iter().map(Pending::blocks);
-        let count = scheduler::admit(demands, first_new, pool.free(), &self.policy);
+        let free = Demand {
+            blocks: pool.free(),
+            cross_bytes: cross.free(),
+        };
+        let demands = self.waiting.iter().map(Pending::demand);
+        let count = scheduler::admit(demands, first_new, free, &self.policy);
         for pending in self.waiting.drain(..count) {
-            match pool.take(pending.blocks()) {
-                Some(blocks) => self.running.push(pending.admit(blocks)),
-                None => pending.end(Ending::Failed(RequestError::StepFailed)),
+            let demand = pending.demand();
+            match (pool.take(demand.blocks), cross.take(demand.cross_bytes)) {
+                (Some(blocks), Some(share)) => self.running.push(pending.admit(blocks, share)),
+                _ => pending.end(Ending::Failed(RequestError::StepFailed)),
             }
         }
         if first_new == self.running.len() {
@@ -245,6 +250,7 @@ impl Worker {
             blocks: blocks.ids(),
             max_len: BLOCK_TOKENS,
             spans: &[],
+            cross: &[],
             features: &[],
         };
         forward(&*self.model, &self.cache, &[slice]).map(|_| ())

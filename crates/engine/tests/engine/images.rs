@@ -14,6 +14,7 @@ fn two_pictures(first: f32, second: f32) -> Prepared {
         tokens: words(5, 120),
         images: vec![picture(first, 40), picture(second, 13)],
         spans: vec![span(0, 3..43), span(1, 60..73), span(1, 73..86)],
+        cross: Vec::new(),
     }
 }
 
@@ -22,6 +23,7 @@ fn one_picture(value: f32) -> Prepared {
         tokens: words(6, 20),
         images: vec![picture(value, 10)],
         spans: vec![span(0, 2..12)],
+        cross: Vec::new(),
     }
 }
 

@@ -121,6 +121,7 @@ async fn a_prompt_that_contradicts_itself_is_refused() {
         tokens: words(1, 8),
         images: vec![picture(1.0, 5)],
         spans: vec![span(0, 1..5)],
+        cross: Vec::new(),
     };
     let refused = rig.engine.submit(ask_prepared(prompt, 1)).unwrap_err();
     assert_eq!(

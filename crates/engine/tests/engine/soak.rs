@@ -77,6 +77,7 @@ impl Plan {
             tokens,
             images: vec![picture(value, features)],
             spans: vec![span(0, at..at + features)],
+            cross: Vec::new(),
         };
         ask_prepared(prompt, self.answer)
     }

@@ -43,7 +43,9 @@ pub(crate) const SPEC: ModelSpec = ModelSpec {
     head_dim: 4,
     hidden_size: 4,
     vocab_size: 64,
+    input_vocab_size: 64,
     max_positions: 4096,
+    cross_feature_bytes: 0,
 };
 
 /// What a step was made of.
@@ -417,6 +419,7 @@ pub(crate) fn ask(tokens: Vec<u32>, max_tokens: usize) -> GenerateRequest {
             tokens,
             images: Vec::new(),
             spans: Vec::new(),
+            cross: Vec::new(),
         },
         max_tokens,
     )

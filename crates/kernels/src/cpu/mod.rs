@@ -12,7 +12,9 @@ mod tile;
 mod x86;
 
 use candle_core::{CpuStorage, D, Device, InplaceOp2, Layout, Result, Tensor, bail};
-use rowwise::{Gelu, LayerNorm, QuickGelu, RmsNorm, Rope, RowOp, Softmax, SwiGlu};
+use rowwise::{
+    Gelu, LayerNorm, QuickGelu, RmsNorm, Rope, RowOp, Softmax, SquaredRelu, SwiGlu,
+};
 
 use crate::ragged::{PAGE_TOKENS, Sequence};
 use attention::{Heads, KeyRows, Span};
@@ -169,15 +171,16 @@ impl KeyRows for Dense {
 /// See [`crate::attention()`].
 pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<Tensor> {
     let (pictures, len, heads, head_dim) = q.dims4()?;
+    let (_, keys, kv_heads, _) = k.dims4()?;
     let spans: Vec<Span<Dense>> = (0..pictures)
         .map(|picture| Span {
             first_row: picture * len,
             rows: len,
-            visible: len,
+            visible: keys,
             growth: 0,
             keys: Dense {
-                first: picture * len,
-                row_len: heads * head_dim,
+                first: picture * keys,
+                row_len: kv_heads * head_dim,
             },
         })
         .collect();
@@ -186,7 +189,15 @@ pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Resul
     with_rows(&q.reshape(shape)?, |q| {
         with_elements(k, |k| {
             with_elements(v, |v| {
-                for_pair(k, v, q, (heads, heads, head_dim), scale, &spans, &mut out)
+                for_pair(
+                    k,
+                    v,
+                    q,
+                    (heads, kv_heads, head_dim),
+                    scale,
+                    &spans,
+                    &mut out,
+                )
             })
         })
     })?;
@@ -263,13 +274,24 @@ pub(crate) fn quick_gelu(x: &Tensor) -> Result<Tensor> {
     elements(x, QuickGelu)
 }
 
+/// See [`crate::squared_relu`].
+pub(crate) fn squared_relu(x: &Tensor) -> Result<Tensor> {
+    elements(x, SquaredRelu)
+}
+
 /// See [`crate::rope()`].
 pub(crate) fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let (tokens, heads, head_dim) = x.dims3()?;
+    let rotated = 2 * cos.dim(1)?;
     let out = with_rows(x, |x| {
         with_parameters(cos, |cos| {
             with_parameters(sin, |sin| {
-                let op = Rope { cos, sin, head_dim };
+                let op = Rope {
+                    cos,
+                    sin,
+                    head_dim,
+                    rotated,
+                };
                 let width = heads * head_dim;
                 Ok(rowwise::by_rows(Level::get(), op, x, tokens, width, width))
             })

@@ -227,6 +227,21 @@ impl RowOp for QuickGelu {
     }
 }
 
+/// See [`crate::squared_relu`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SquaredRelu;
+
+impl RowOp for SquaredRelu {
+    #[inline(always)]
+    fn row<S: Simd>(self, simd: S, _: usize, x: &[f32], out: &mut [f32]) {
+        let zero = simd.splat(0.0);
+        map_vectors!(simd, out, x = x => {
+            let positive = simd.max(x, zero);
+            simd.mul(positive, positive)
+        });
+    }
+}
+
 /// See [`crate::softmax`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Softmax;
@@ -263,16 +278,21 @@ pub(crate) struct Rope<'a> {
     pub(crate) cos: &'a [f32],
     pub(crate) sin: &'a [f32],
     pub(crate) head_dim: usize,
+    /// Dimensions of a head that are rotated; what follows them stays.
+    pub(crate) rotated: usize,
 }
 
 impl RowOp for Rope<'_> {
     #[inline(always)]
     fn row<S: Simd>(self, simd: S, index: usize, x: &[f32], out: &mut [f32]) {
-        let half = self.head_dim / 2;
+        let half = self.rotated / 2;
         let cos = &self.cos[index * half..][..half];
         let sin = &self.sin[index * half..][..half];
         let heads = x.chunks_exact(self.head_dim);
         for (x, out) in heads.zip(out.chunks_exact_mut(self.head_dim)) {
+            let (x, rest) = x.split_at(self.rotated);
+            let (out, out_rest) = out.split_at_mut(self.rotated);
+            out_rest.copy_from_slice(rest);
             let (a, b) = x.split_at(half);
             let (out_a, out_b) = out.split_at_mut(half);
             map_vectors!(simd, out_a, a = a, b = b, c = cos, s = sin => {

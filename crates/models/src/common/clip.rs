@@ -4,17 +4,25 @@
 //! configuration for it.
 
 use candle_core::{Result, Tensor};
-use vlmd_kernels::{Linear, attention, layer_norm, quick_gelu};
+use vlmd_kernels::Linear;
 
+use super::activation::Activation;
+use super::encoder::{EncoderLayer, Names, Style};
+use super::levels::COLOURS;
+use super::norm::Norm;
 use super::params::Params;
 use crate::LoadError;
 
 /// Width of a head in every CLIP tower that OpenAI published.
-const HEAD_DIM: usize = 64;
+pub(crate) const HEAD_DIM: usize = 64;
 
-const EPS: f32 = 1e-5;
-
-const COLOURS: usize = 3;
+const NAMES: Names = Names {
+    attention_norm: "layer_norm1",
+    output: "out_proj",
+    mlp_norm: "layer_norm2",
+    attention_bias: true,
+    gates: None,
+};
 
 /// How a tower cuts a picture up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +72,30 @@ impl Geometry {
     }
 }
 
+/// What tensors do not tell about a tower.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Options {
+    /// Which of the hidden states are the features, counted from the end as in Python: -1 is the
+    /// output of the last layer, -2 that of the last but one.
+    pub(crate) hidden_state: i64,
+    /// Width of a head.
+    pub(crate) head_dim: usize,
+    pub(crate) activation: Activation,
+    pub(crate) layer_norm_eps: f32,
+}
+
+impl Options {
+    /// OpenAI's towers, whose features are one of the `hidden_states`.
+    pub(crate) fn openai(hidden_state: i64) -> Self {
+        Self {
+            hidden_state,
+            head_dim: HEAD_DIM,
+            activation: Activation::QuickGelu,
+            layer_norm_eps: 1e-5,
+        }
+    }
+}
+
 /// The tower up to the layer whose features are used; what comes after is never loaded.
 #[derive(Debug)]
 pub(crate) struct Clip {
@@ -72,17 +104,14 @@ pub(crate) struct Clip {
     class_embedding: Tensor,
     position_embedding: Tensor,
     pre_norm: Norm,
-    layers: Vec<Layer>,
+    layers: Vec<EncoderLayer>,
 }
 
 impl Clip {
-    /// Loads the tower from its `vision_model` branch, down to `hidden_states[hidden_state]`.
-    ///
-    /// `hidden_state` counts from the end as in Python: -1 is the output of the last layer, -2
-    /// that of the last but one.
+    /// Loads the tower from its `vision_model` branch.
     pub(crate) fn load(
         params: &Params<'_>,
-        hidden_state: i64,
+        options: &Options,
     ) -> std::result::Result<Self, LoadError> {
         let geometry = Geometry::read(params)?;
         let Geometry {
@@ -90,12 +119,14 @@ impl Clip {
             patch,
             grid,
         } = geometry;
-        if !hidden.is_multiple_of(HEAD_DIM) {
+        let head_dim = options.head_dim;
+        if head_dim == 0 || !hidden.is_multiple_of(head_dim) {
             return Err(LoadError::tensor(
                 params.name("embeddings.class_embedding"),
-                format!("must have a multiple of {HEAD_DIM} entries, but has {hidden}"),
+                format!("must have a multiple of {head_dim} entries, but has {hidden}"),
             ));
         }
+        let hidden_state = options.hidden_state;
 
         let branch = params.at("encoder").at("layers");
         let present = (0..)
@@ -112,6 +143,13 @@ impl Clip {
                 )
             })?;
 
+        let style = Style {
+            hidden,
+            head_dim,
+            activation: options.activation,
+            layer_norm_eps: options.layer_norm_eps,
+            names: &NAMES,
+        };
         let embeddings = params.at("embeddings");
         let kernel =
             embeddings.weight("patch_embedding.weight", &[hidden, COLOURS, patch, patch])?;
@@ -123,9 +161,9 @@ impl Clip {
             position_embedding: embeddings
                 .activation("position_embedding.weight", &[grid * grid + 1, hidden])?,
             // The misspelling is the checkpoint's.
-            pre_norm: Norm::load(&params.at("pre_layrnorm"), hidden)?,
+            pre_norm: Norm::layer(&params.at("pre_layrnorm"), hidden, options.layer_norm_eps)?,
             layers: (0..used)
-                .map(|layer| Layer::load(&branch.at(layer), hidden))
+                .map(|layer| EncoderLayer::load(&branch.at(layer), &style))
                 .collect::<std::result::Result<_, _>>()?,
         })
     }
@@ -134,8 +172,8 @@ impl Clip {
         self.geometry
     }
 
-    /// Features of each patch, `[n, grid * grid, hidden]`, row by row, without the class token,
-    /// of pictures `[n, 3, side, side]` in the activations' type.
+    /// Features `[n, 1 + grid * grid, hidden]`, the class token first, then the patches row by
+    /// row, of pictures `[n, 3, side, side]` in the activations' type.
     pub(crate) fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
         let Geometry {
             hidden,
@@ -156,76 +194,14 @@ impl Clip {
         let x = Tensor::cat(&[class, patches], 1)?.broadcast_add(&self.position_embedding)?;
         let mut x = self.pre_norm.forward(&x)?;
         for layer in &self.layers {
-            x = layer.forward(&x)?;
+            x = layer.forward(&x, usize::MAX)?;
         }
-        x.narrow(1, 1, grid * grid)
-    }
-}
-
-#[derive(Debug)]
-struct Norm {
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl Norm {
-    fn load(params: &Params<'_>, width: usize) -> std::result::Result<Self, LoadError> {
-        Ok(Self {
-            weight: params.activation("weight", &[width])?,
-            bias: params.activation("bias", &[width])?,
-        })
+        Ok(x)
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        layer_norm(x, &self.weight, &self.bias, EPS)
-    }
-}
-
-/// A pre-norm transformer layer with bidirectional attention.
-#[derive(Debug)]
-struct Layer {
-    attention_norm: Norm,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
-    mlp_norm: Norm,
-    up: Linear,
-    down: Linear,
-}
-
-impl Layer {
-    fn load(params: &Params<'_>, hidden: usize) -> std::result::Result<Self, LoadError> {
-        let attention = params.at("self_attn");
-        let mlp = params.at("mlp");
-        let [inner, _] = mlp.shape("fc1.weight")?;
-        Ok(Self {
-            attention_norm: Norm::load(&params.at("layer_norm1"), hidden)?,
-            query: attention.linear_with_bias("q_proj", hidden, hidden)?,
-            key: attention.linear_with_bias("k_proj", hidden, hidden)?,
-            value: attention.linear_with_bias("v_proj", hidden, hidden)?,
-            output: attention.linear_with_bias("out_proj", hidden, hidden)?,
-            mlp_norm: Norm::load(&params.at("layer_norm2"), hidden)?,
-            up: mlp.linear_with_bias("fc1", hidden, inner)?,
-            down: mlp.linear_with_bias("fc2", inner, hidden)?,
-        })
-    }
-
-    /// `[n, tokens, hidden]` to the same shape.
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (count, tokens, hidden) = x.dims3()?;
-        let heads = |x: Tensor| x.reshape((count, tokens, hidden / HEAD_DIM, HEAD_DIM));
-
-        let normed = self.attention_norm.forward(x)?;
-        let query = heads(self.query.forward(&normed)?)?;
-        let key = heads(self.key.forward(&normed)?)?;
-        let value = heads(self.value.forward(&normed)?)?;
-        let scale = (HEAD_DIM as f32).sqrt().recip();
-        let attended = attention(&query, &key, &value, scale)?.reshape((count, tokens, hidden))?;
-        let x = (x + self.output.forward(&attended)?)?;
-
-        let normed = self.mlp_norm.forward(&x)?;
-        let inner = quick_gelu(&self.up.forward(&normed)?)?;
-        x + self.down.forward(&inner)?
+    /// [`Self::forward`] without the class token.
+    pub(crate) fn patches(&self, pixels: &Tensor) -> Result<Tensor> {
+        let Geometry { grid, .. } = self.geometry;
+        self.forward(pixels)?.narrow(1, 1, grid * grid)
     }
 }

@@ -1,7 +1,15 @@
 //! What architectures share.
 
+pub(crate) mod activation;
+pub(crate) mod chat;
 pub(crate) mod clip;
 pub(crate) mod decoder;
+pub(crate) mod encoder;
+pub(crate) mod levels;
+pub(crate) mod norm;
 pub(crate) mod params;
+pub(crate) mod positions;
 pub(crate) mod rope;
+pub(crate) mod sizes;
 pub(crate) mod text;
+pub(crate) mod text_config;

@@ -74,6 +74,12 @@ impl<'a> Params<'a> {
         self.source.activation(&self.name(name), shape)
     }
 
+    /// The hyperbolic tangent of a learnt scalar, which scales a branch.
+    pub(crate) fn gate(&self, name: &str) -> Result<f64, LoadError> {
+        let gate = self.activation(name, &[1])?.to_dtype(DType::F32)?;
+        Ok(gate.tanh()?.to_vec1::<f32>()?.first().copied().map_or(0.0, f64::from))
+    }
+
     /// `name.weight` of shape `[output, input]`, without a bias.
     pub(crate) fn linear(
         &self,
@@ -96,5 +102,38 @@ impl<'a> Params<'a> {
         let weight = branch.weight("weight", &[output, input])?;
         let bias = branch.activation("bias", &[output])?;
         Ok(Linear::new(weight, Some(bias))?)
+    }
+
+    /// Several linear layers that read the same input, as one: stored as `fused`, or part by part
+    /// (name, outputs). Their biases come along where the first has one.
+    pub(crate) fn fused(
+        &self,
+        fused: &str,
+        parts: &[(&str, usize)],
+        input: usize,
+    ) -> Result<Linear, LoadError> {
+        let total = parts.iter().map(|(_, output)| output).sum();
+        let whole = [(fused, total)];
+        let parts = if self.at(fused).has("weight") {
+            &whole
+        } else {
+            parts
+        };
+        let weights = parts
+            .iter()
+            .map(|(name, output)| self.at(name).weight("weight", &[*output, input]))
+            .collect::<Result<Vec<_>, _>>()?;
+        let biased = parts.first().is_some_and(|(name, _)| self.at(name).has("bias"));
+        let biases = parts
+            .iter()
+            .filter(|_| biased)
+            .map(|(name, output)| self.at(name).activation("bias", &[*output]))
+            .collect::<Result<Vec<_>, _>>()?;
+        let bias = if biased {
+            Some(Tensor::cat(&biases, 0)?)
+        } else {
+            None
+        };
+        Ok(Linear::new(Tensor::cat(&weights, 0)?, bias)?)
     }
 }

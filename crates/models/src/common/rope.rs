@@ -1,4 +1,4 @@
-//! Rotary position embedding, plain and LongRoPE.
+//! Rotary position embedding: plain, LongRoPE, and Llama 3's.
 //!
 //! Angles are computed for the positions of a step and not looked up: a table for 131072
 //! positions would take 50 MB for each set of factors, and sines for the few rows of a step cost
@@ -20,6 +20,19 @@ pub(crate) struct LongRope {
     pub(crate) max_positions: usize,
 }
 
+/// Llama 3's parameters (`rope_type: "llama3"`): slow pairs are slowed down further.
+#[derive(Debug, Clone)]
+pub(crate) struct Llama3Rope {
+    /// Divides the frequency of pairs whose wave is longer than the original context.
+    pub(crate) factor: f64,
+    /// Waves longer than `original_max_positions / low_freq_factor` are slowed down wholly,
+    pub(crate) low_freq_factor: f64,
+    /// those shorter than `original_max_positions / high_freq_factor` not at all.
+    pub(crate) high_freq_factor: f64,
+    /// Positions that the model was first trained on.
+    pub(crate) original_max_positions: usize,
+}
+
 /// Rotation angles of a decoder's heads.
 #[derive(Debug)]
 pub(crate) struct Rope {
@@ -39,6 +52,33 @@ impl Rope {
             long: None,
             scale: 1.0,
         }
+    }
+
+    /// Positions divided by `factor` (Chen et al. 2023).
+    pub(crate) fn linear(head_dim: usize, theta: f64, factor: f64) -> Self {
+        let mut rope = Self::plain(head_dim, theta);
+        for frequency in &mut rope.frequencies {
+            *frequency /= factor as f32;
+        }
+        rope
+    }
+
+    /// Llama 3's, as `_compute_llama3_parameters` of transformers has it.
+    pub(crate) fn llama3(head_dim: usize, theta: f64, config: &Llama3Rope) -> Self {
+        let mut rope = Self::plain(head_dim, theta);
+        let original = config.original_max_positions as f32;
+        let (low, high) = (config.low_freq_factor as f32, config.high_freq_factor as f32);
+        for frequency in &mut rope.frequencies {
+            let wave = 2.0 * std::f32::consts::PI / *frequency;
+            let slowed = *frequency / config.factor as f32;
+            if wave > original / low {
+                *frequency = slowed;
+            } else if wave >= original / high {
+                let smooth = (original / wave - low) / (high - low);
+                *frequency = (1.0 - smooth) * slowed + smooth * *frequency;
+            }
+        }
+        rope
     }
 
     /// LongRoPE as `Phi3SuScaledRotaryEmbedding` has it, except for one thing.

@@ -67,6 +67,15 @@ pub(crate) fn check_vocabulary(tokenizer: &Tokenizer, vocab_size: usize) -> Resu
 
 /// Compiles the checkpoint's chat template, or `fallback` where it has none.
 pub(crate) fn chat_template(files: &ModelFiles, fallback: &str) -> Result<ChatTemplate, LoadError> {
+    compile(files, Some(fallback))
+}
+
+/// Compiles the chat template of a checkpoint that cannot do without.
+pub(crate) fn required_chat_template(files: &ModelFiles) -> Result<ChatTemplate, LoadError> {
+    compile(files, None)
+}
+
+fn compile(files: &ModelFiles, fallback: Option<&str>) -> Result<ChatTemplate, LoadError> {
     let jinja = files.read_optional("chat_template.jinja")?;
     let json = files.read_optional("chat_template.json")?;
     let config = files.read_optional(TOKENIZER_CONFIG_FILE)?;
@@ -81,8 +90,15 @@ pub(crate) fn chat_template(files: &ModelFiles, fallback: &str) -> Result<ChatTe
         Some(bytes) => SpecialTokens::from_json(bytes).map_err(LoadError::Template)?,
         None => SpecialTokens::default(),
     };
-    ChatTemplate::compile(source.as_deref().unwrap_or(fallback), &specials)
-        .map_err(LoadError::Template)
+    let Some(source) = source.as_deref().or(fallback) else {
+        return Err(LoadError::invalid(
+            "chat_template.jinja",
+            "the checkpoint has no chat template, here or in `chat_template.json` or \
+             `tokenizer_config.json`; base models have none and cannot chat"
+                .to_owned(),
+        ));
+    };
+    ChatTemplate::compile(source, &specials).map_err(LoadError::Template)
 }
 
 /// `eos_token_id` of `generation_config.json`, where there is one.

@@ -1,19 +1,11 @@
 //! `config.json`, checked.
 
-use std::fmt::Display;
-use std::ops::RangeInclusive;
-
 use serde::Deserialize;
 
-use crate::common::decoder;
 use crate::common::rope::{LongRope, Rope};
+use crate::common::sizes::{CONFIG_FILE, MAX_SIZE, Sizes, check_eps, must, within};
 use crate::common::text::TokenIds;
 use crate::{LoadError, ModelFiles};
-
-const CONFIG_FILE: &str = "config.json";
-
-/// Bound on every width and count, far above any model, so that products of two cannot overflow.
-const MAX_SIZE: usize = 1 << 24;
 
 /// `config.json`. Defaults are those of `Phi3VConfig`.
 #[derive(Debug, Clone, Deserialize)]
@@ -29,7 +21,7 @@ pub(super) struct Config {
     #[serde(default = "default_positions")]
     original_max_position_embeddings: usize,
     #[serde(default = "default_rms_norm_eps")]
-    rms_norm_eps: f64,
+    pub(super) rms_norm_eps: f64,
     #[serde(default = "default_rope_theta")]
     rope_theta: f64,
     rope_scaling: Option<RopeScaling>,
@@ -37,7 +29,7 @@ pub(super) struct Config {
     #[serde(default = "default_activation")]
     hidden_act: String,
     #[serde(default)]
-    tie_word_embeddings: bool,
+    pub(super) tie_word_embeddings: bool,
     #[serde(default)]
     pub(super) eos_token_id: TokenIds,
     embd_layer: EmbeddingLayer,
@@ -111,14 +103,6 @@ impl Config {
     }
 
     fn check_sizes(&self) -> Result<(), LoadError> {
-        let heads = self.num_attention_heads;
-        within("vocab_size", self.vocab_size, 1..=MAX_SIZE)?;
-        within("hidden_size", self.hidden_size, 1..=MAX_SIZE)?;
-        within("intermediate_size", self.intermediate_size, 1..=MAX_SIZE)?;
-        within("num_hidden_layers", self.num_hidden_layers, 1..=4096)?;
-        within("num_attention_heads", heads, 1..=self.hidden_size)?;
-        let positions = self.max_position_embeddings;
-        within("max_position_embeddings", positions, 2..=MAX_SIZE)?;
         within(
             "original_max_position_embeddings",
             self.original_max_position_embeddings,
@@ -127,38 +111,8 @@ impl Config {
         if let Some(window) = self.sliding_window {
             within("sliding_window", window, 2..=usize::MAX)?;
         }
-        if !self.hidden_size.is_multiple_of(heads) {
-            return Err(must(
-                "hidden_size",
-                format!("be a multiple of `num_attention_heads` ({heads})"),
-                self.hidden_size,
-            ));
-        }
-        if !self.head_dim().is_multiple_of(2) {
-            return Err(must(
-                "hidden_size",
-                format!("give each of the {heads} `num_attention_heads` an even width"),
-                self.hidden_size,
-            ));
-        }
-        within("num_key_value_heads", self.kv_heads(), 1..=heads)?;
-        if !heads.is_multiple_of(self.kv_heads()) {
-            return Err(must(
-                "num_attention_heads",
-                format!(
-                    "be a multiple of `num_key_value_heads` ({})",
-                    self.kv_heads()
-                ),
-                heads,
-            ));
-        }
-        if !(self.rms_norm_eps >= 0.0 && self.rms_norm_eps < 1.0) {
-            return Err(must(
-                "rms_norm_eps",
-                "be at least 0 and below 1",
-                self.rms_norm_eps,
-            ));
-        }
+        self.sizes()?.check()?;
+        check_eps("rms_norm_eps", self.rms_norm_eps)?;
         if self.hidden_act != "silu" {
             return Err(must("hidden_act", "be `silu`", &self.hidden_act));
         }
@@ -180,7 +134,7 @@ impl Config {
                 &scaling.kind,
             ));
         }
-        let pairs = self.head_dim() / 2;
+        let pairs = self.head_dim()? / 2;
         for (name, factors) in [
             ("rope_scaling.short_factor", &scaling.short_factor),
             ("rope_scaling.long_factor", &scaling.long_factor),
@@ -245,12 +199,8 @@ impl Config {
         Ok(())
     }
 
-    fn kv_heads(&self) -> usize {
-        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
-    }
-
-    fn head_dim(&self) -> usize {
-        self.hidden_size / self.num_attention_heads
+    fn head_dim(&self) -> Result<usize, LoadError> {
+        Sizes::head_dim(self.hidden_size, self.num_attention_heads)
     }
 
     /// Which of the tower's hidden states is used, counted from the end.
@@ -266,12 +216,30 @@ impl Config {
         self.vocab_size
     }
 
-    /// The decoder's half.
-    pub(super) fn decoder(&self) -> decoder::Config {
-        let rope = match &self.rope_scaling {
-            None => Rope::plain(self.head_dim(), self.rope_theta),
+    /// The decoder's sizes.
+    pub(super) fn sizes(&self) -> Result<Sizes, LoadError> {
+        // A window as long as the context, which every released checkpoint has, hides nothing.
+        // Where it is shorter, sequences are kept so short that it still hides nothing.
+        let window = self.sliding_window.unwrap_or(usize::MAX);
+        Ok(Sizes {
+            vocab_size: self.vocab_size,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            layers: self.num_hidden_layers,
+            heads: self.num_attention_heads,
+            kv_heads: self.num_key_value_heads.unwrap_or(self.num_attention_heads),
+            head_dim: self.head_dim()?,
+            max_positions: self.max_position_embeddings.min(window),
+        })
+    }
+
+    /// The decoder's rotations.
+    pub(super) fn rope(&self) -> Result<Rope, LoadError> {
+        let head_dim = self.head_dim()?;
+        Ok(match &self.rope_scaling {
+            None => Rope::plain(head_dim, self.rope_theta),
             Some(scaling) => Rope::long(
-                self.head_dim(),
+                head_dim,
                 self.rope_theta,
                 &LongRope {
                     short_factor: scaling.short_factor.clone(),
@@ -280,39 +248,8 @@ impl Config {
                     max_positions: self.max_position_embeddings,
                 },
             ),
-        };
-        // A window as long as the context, which every released checkpoint has, hides nothing.
-        // Where it is shorter, sequences are kept so short that it still hides nothing.
-        let window = self.sliding_window.unwrap_or(usize::MAX);
-        decoder::Config {
-            vocab_size: self.vocab_size,
-            hidden_size: self.hidden_size,
-            intermediate_size: self.intermediate_size,
-            layers: self.num_hidden_layers,
-            heads: self.num_attention_heads,
-            kv_heads: self.kv_heads(),
-            head_dim: self.head_dim(),
-            rms_norm_eps: self.rms_norm_eps as f32,
-            max_positions: self.max_position_embeddings.min(window),
-            tie_word_embeddings: self.tie_word_embeddings,
-            rope,
-        }
+        })
     }
-}
-
-fn must(field: &str, bound: impl Display, value: impl Display) -> LoadError {
-    LoadError::invalid(
-        CONFIG_FILE,
-        format!("`{field}` must {bound}, but is {value}"),
-    )
-}
-
-fn within(field: &str, value: usize, bounds: RangeInclusive<usize>) -> Result<(), LoadError> {
-    if bounds.contains(&value) {
-        return Ok(());
-    }
-    let (least, most) = bounds.into_inner();
-    Err(must(field, format!("be between {least} and {most}"), value))
 }
 
 #[cfg(test)]
@@ -351,16 +288,16 @@ mod tests {
 
     #[test]
     fn the_published_configuration_is_read() {
-        let decoder = read(&real()).unwrap().decoder();
-        assert_eq!(decoder.head_dim, 96);
-        assert_eq!(decoder.max_positions, 131_072);
+        let sizes = read(&real()).unwrap().sizes().unwrap();
+        assert_eq!(sizes.head_dim, 96);
+        assert_eq!(sizes.max_positions, 131_072);
     }
 
     #[test]
     fn a_short_window_shortens_the_context() {
         let mut config = real();
         config["sliding_window"] = json!(2048);
-        assert_eq!(read(&config).unwrap().decoder().max_positions, 2048);
+        assert_eq!(read(&config).unwrap().sizes().unwrap().max_positions, 2048);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use vlmd_media::Picture;
 use vlmd_media::resample::{Filter, pil, torch_bicubic};
 
-const COLOURS: usize = 3;
+use crate::common::levels::{COLOURS, Levels};
 
 /// Fills what scaling leaves of the last row of crops.
 const WHITE: u8 = 255;
@@ -16,8 +16,7 @@ pub(super) struct HdTransform {
     crop: usize,
     /// Most crops, the view of the whole not counted.
     num_crops: usize,
-    /// Per colour, what each of the 256 levels becomes.
-    levels: [[f32; 256]; COLOURS],
+    levels: Levels,
 }
 
 /// Sizes that a picture goes through, `(width, height)` in pixels.
@@ -40,12 +39,8 @@ pub(super) struct Crops {
 }
 
 impl HdTransform {
-    /// `crop` and `num_crops` are at least 1, no entry of `std` is 0.
-    pub(super) fn new(crop: usize, num_crops: usize, mean: [f32; 3], std: [f32; 3]) -> Self {
-        let levels = std::array::from_fn(|colour| {
-            // torchvision's ToTensor and Normalize, step by step in f32.
-            std::array::from_fn(|level| (level as f32 / 255.0 - mean[colour]) / std[colour])
-        });
+    /// `crop` and `num_crops` are at least 1.
+    pub(super) fn new(crop: usize, num_crops: usize, levels: Levels) -> Self {
         Self {
             crop,
             num_crops,
@@ -139,10 +134,10 @@ impl HdTransform {
         // As much white before as behind the picture, the odd pixel behind.
         let before = (short - scaled_height) / 2;
         let mut padded = Vec::with_capacity(COLOURS * width * height);
-        for levels in &self.levels {
-            padded.resize(padded.len() + width * height, levels[usize::from(WHITE)]);
+        for colour in 0..COLOURS {
+            padded.resize(padded.len() + width * height, self.levels.at(colour, WHITE));
         }
-        for (colour, levels) in self.levels.iter().enumerate() {
+        for colour in 0..COLOURS {
             let plane = &mut padded[colour * width * height..][..width * height];
             for (index, pixel) in scaled.rgb().chunks_exact(COLOURS).enumerate() {
                 let (along, across) = (index % scaled_width, before + index / scaled_width);
@@ -151,7 +146,7 @@ impl HdTransform {
                 } else {
                     across * width + along
                 };
-                plane[target] = levels[usize::from(pixel[colour])];
+                plane[target] = self.levels.at(colour, pixel[colour]);
             }
         }
         padded
@@ -178,9 +173,14 @@ mod tests {
 
     use super::super::vision;
     use super::*;
+    use crate::common::levels::Normalisation;
 
     fn transform(crop: usize, num_crops: usize) -> HdTransform {
-        HdTransform::new(crop, num_crops, [0.5; 3], [0.5; 3])
+        let normalisation = Normalisation {
+            image_mean: [0.5; 3],
+            image_std: [0.5; 3],
+        };
+        HdTransform::new(crop, num_crops, Levels::to_tensor(&normalisation))
     }
 
     fn plain(width: u32, height: u32, level: u8) -> Picture {
@@ -234,7 +234,11 @@ mod tests {
             .flat_map(|i| [grey[i / 4 / 2][i % 4 / 2]; 3])
             .collect();
         let picture = Picture::from_rgb(4, 4, rgb).unwrap();
-        let transform = HdTransform::new(2, 4, [0.0; 3], [1.0 / 255.0; 3]);
+        let normalisation = Normalisation {
+            image_mean: [0.0; 3],
+            image_std: [1.0 / 255.0; 3],
+        };
+        let transform = HdTransform::new(2, 4, Levels::to_tensor(&normalisation));
         let crops = transform.apply(&picture);
         assert_eq!((crops.rows, crops.columns), (2, 2));
         let levels: Vec<f32> = crops.pixels[12..].iter().map(|x| x.round()).collect();

@@ -6,8 +6,9 @@ use vlmd_backend::{ImageInput, KvCache, Model, ModelSpec, Step};
 use super::config::Config;
 use super::vision::Vision;
 use crate::LoadError;
-use crate::common::decoder::Decoder;
+use crate::common::decoder::{Decoder, llama};
 use crate::common::params::Params;
+use crate::common::positions::Positions;
 
 /// Phi-3-vision or Phi-3.5-vision with its weights.
 #[derive(Debug)]
@@ -22,11 +23,16 @@ impl Phi3V {
         params: &Params<'_>,
         config: &Config,
     ) -> std::result::Result<Self, LoadError> {
-        let decoder = config.decoder();
+        let vision = Vision::load(params, config)?;
+        let sizes = config.sizes()?;
+        let (eps, tied) = (config.rms_norm_eps as f32, config.tie_word_embeddings);
+        let source = llama::Source::at(params, eps, tied);
+        let weights = llama::load(&source, &sizes, 0..sizes.layers)?;
+        let decoder = Decoder::new(params, sizes, Positions::Rotary(config.rope()?), weights);
         Ok(Self {
             spec: decoder.spec(),
-            vision: Vision::load(params, config)?,
-            decoder: Decoder::load(params, decoder)?,
+            vision,
+            decoder,
         })
     }
 }

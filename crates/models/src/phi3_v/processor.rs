@@ -15,7 +15,8 @@ use super::hd_transform::HdTransform;
 use super::preprocessor::Preprocessor;
 use super::vision::features;
 use crate::common::clip::Geometry;
-use crate::common::text;
+use crate::common::levels::Levels;
+use crate::common::{chat, text};
 use crate::{Chat, LoadError, Message, ModelFiles, Part, PrepareError, Processor};
 
 /// What the published checkpoints' template does, for copies of them that lost it.
@@ -100,8 +101,7 @@ impl Phi3VProcessor {
             transform: HdTransform::new(
                 geometry.side(),
                 settings.num_crops,
-                settings.image_mean,
-                settings.image_std,
+                Levels::to_tensor(&settings.normalisation),
             ),
             cells: geometry.grid / 2,
             tokenizer: Arc::new(tokenizer),
@@ -158,6 +158,7 @@ impl Phi3VProcessor {
             tokens,
             images,
             spans,
+            cross: Vec::new(),
         })
     }
 
@@ -174,7 +175,7 @@ impl Phi3VProcessor {
 
     /// The prompt with what users wrote still shielded.
     fn render_shielded(&self, chat: &Chat) -> Result<String, PrepareError> {
-        let shown = shown(chat);
+        let shown = chat::shown(chat);
         let content = |message: &Message| {
             let parts = message.parts.iter().map(|part| match part {
                 Part::Text(text) => self.tokenizer.shield(text).into_owned(),
@@ -200,25 +201,7 @@ impl Phi3VProcessor {
 
 impl Processor for Phi3VProcessor {
     fn prepare(&self, chat: &Chat, pictures: &[Picture]) -> Result<Prepared, PrepareError> {
-        let order = shown(chat);
-        let shown = order
-            .iter()
-            .map(|&index| {
-                pictures.get(index).ok_or_else(|| PrepareError::Image {
-                    index,
-                    reason: format!(
-                        "a message shows it, but the request has {} picture(s)",
-                        pictures.len()
-                    ),
-                })
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        if let Some(index) = (0..pictures.len()).find(|index| !order.contains(index)) {
-            return Err(PrepareError::Image {
-                index,
-                reason: "no message shows it".to_owned(),
-            });
-        }
+        let shown = chat::pictures(chat, pictures)?;
         let prompt = self.render_shielded(chat)?;
         self.prepare_prompt(&prompt, &shown)
     }
@@ -235,20 +218,6 @@ impl Processor for Phi3VProcessor {
     fn stop_ids(&self) -> &[u32] {
         &self.stop_ids
     }
-}
-
-/// The pictures of a conversation in the order in which they are first shown, which is the order
-/// of their numbers. One that is shown again keeps its number.
-fn shown(chat: &Chat) -> Vec<usize> {
-    let mut order = Vec::new();
-    for part in chat.messages.iter().flat_map(|message| &message.parts) {
-        if let Part::Image(picture) = part
-            && !order.contains(picture)
-        {
-            order.push(*picture);
-        }
-    }
-    order
 }
 
 /// A stretch of text and the image tag that ends it; the last stretch has none.
@@ -401,6 +370,6 @@ mod tests {
             messages: vec![message(&[2, 0]), message(&[2, 1])],
             ..Chat::default()
         };
-        assert_eq!(shown(&chat), [2, 0, 1]);
+        assert_eq!(chat::shown(&chat), [2, 0, 1]);
     }
 }

@@ -7,7 +7,7 @@ use vlmd_kernels::{Linear, gelu};
 use super::TOWER;
 use super::config::Config;
 use crate::LoadError;
-use crate::common::clip::Clip;
+use crate::common::clip::{Clip, Options};
 use crate::common::params::Params;
 
 /// Crops that go through the tower at once. Bounds the memory of its inner layers (about 80 MB
@@ -32,7 +32,7 @@ impl Vision {
         params: &Params<'_>,
         config: &Config,
     ) -> std::result::Result<Self, LoadError> {
-        let tower = Clip::load(&params.at(TOWER), config.vision_layer())?;
+        let tower = Clip::load(&params.at(TOWER), &Options::openai(config.vision_layer()))?;
         let geometry = tower.geometry();
         let branch = params.at("model.vision_embed_tokens");
         let merged = 4 * geometry.hidden;
@@ -78,7 +78,7 @@ impl Vision {
                 .narrow(0, start, count)?
                 .to_device(&self.device)?
                 .to_dtype(self.dtype)?;
-            merged.push(self.merge(&self.tower.forward(&chunk)?)?);
+            merged.push(self.merge(&self.tower.patches(&chunk)?)?);
         }
         let merged = Tensor::cat(&merged, 0)?;
 

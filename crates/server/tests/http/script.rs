@@ -47,7 +47,9 @@ impl ScriptedModel {
             head_dim: 2,
             hidden_size: 2,
             vocab_size: VOCAB,
+            input_vocab_size: VOCAB,
             max_positions: 1 << 20,
+            cross_feature_bytes: 0,
         };
         Self { spec, pace }
     }
@@ -108,6 +110,7 @@ impl Processor for ScriptedProcessor {
             tokens: Vec::new(),
             images: Vec::new(),
             spans: Vec::new(),
+            cross: Vec::new(),
         };
         for part in chat.messages.iter().flat_map(|message| &message.parts) {
             match part {

@@ -1,0 +1,189 @@
+//! How a picture is laid out in tiles, as `image_processing_mllama.py` does it.
+
+use vlmd_media::Picture;
+use vlmd_media::resample::{Filter, pil};
+
+use crate::common::levels::{COLOURS, Levels};
+
+/// Rows and columns of tiles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Canvas {
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+}
+
+/// Every canvas of at most `max_tiles` tiles, in the reference's order, which is that of the
+/// learnt embeddings of the aspect ratio: the one at `index` has the id `index + 1`.
+pub(super) fn canvases(max_tiles: usize) -> Vec<Canvas> {
+    let of_rows = |rows| {
+        let fits = move |columns: &usize| rows * columns <= max_tiles;
+        let canvas = move |columns| Canvas { rows, columns };
+        (1..=max_tiles).take_while(fits).map(canvas)
+    };
+    (1..=max_tiles).flat_map(of_rows).collect()
+}
+
+/// The transform with its settings.
+#[derive(Debug, Clone)]
+pub(super) struct Tiling {
+    /// Pixels per side of a tile.
+    tile: usize,
+    canvases: Vec<Canvas>,
+    levels: Levels,
+}
+
+/// The tiles of a picture.
+#[derive(Debug)]
+pub(super) struct Tiles {
+    /// `[rows * columns, 3, tile, tile]`, row by row.
+    pub(super) pixels: Vec<f32>,
+    pub(super) canvas: Canvas,
+}
+
+impl Tiling {
+    /// `tile` and `max_tiles` are at least 1.
+    pub(super) fn new(tile: usize, max_tiles: usize, levels: Levels) -> Self {
+        Self {
+            tile,
+            canvases: canvases(max_tiles),
+            levels,
+        }
+    }
+
+    /// Pixels per side of a tile.
+    pub(super) fn tile(&self) -> usize {
+        self.tile
+    }
+
+    /// The canvas on which a picture of `width` by `height` pixels is laid: the one that enlarges
+    /// it least, or else the one that shrinks it least; the smaller of equals.
+    fn canvas(&self, width: usize, height: usize) -> Canvas {
+        let scale = |canvas: &Canvas| {
+            let down = (canvas.rows * self.tile) as f64 / height as f64;
+            let across = (canvas.columns * self.tile) as f64 / width as f64;
+            down.min(across)
+        };
+        let scales: Vec<f64> = self.canvases.iter().map(scale).collect();
+        let enlarging = scales.iter().copied().filter(|&scale| scale >= 1.0);
+        let chosen = enlarging
+            .min_by(f64::total_cmp)
+            .or_else(|| scales.iter().copied().max_by(f64::total_cmp));
+        let equals = self.canvases.iter().zip(&scales);
+        equals
+            .filter(|(_, scale)| Some(**scale) == chosen)
+            .map(|(canvas, _)| *canvas)
+            .min_by_key(|canvas| canvas.rows * canvas.columns)
+            .unwrap_or(Canvas {
+                rows: 1,
+                columns: 1,
+            })
+    }
+
+    /// Size to which a picture is scaled on its canvas: its ratio is kept, its longer side grows
+    /// to no less than a tile.
+    fn scaled(&self, width: usize, height: usize, canvas: Canvas) -> (usize, usize) {
+        let (tile, most_wide, most_high) = (
+            self.tile,
+            canvas.columns * self.tile,
+            canvas.rows * self.tile,
+        );
+        let wide = width.clamp(tile, most_wide);
+        let high = height.clamp(tile, most_high);
+        let across = wide as f64 / width as f64;
+        let down = high as f64 / height as f64;
+        let kept = |side: usize, scale: f64| ((side as f64 * scale).floor() as usize).max(1);
+        if across < down {
+            (wide, kept(height, across).min(high))
+        } else {
+            (kept(width, down).min(wide), high)
+        }
+    }
+
+    /// Tiles of a picture.
+    pub(super) fn apply(&self, picture: &Picture) -> Tiles {
+        let (width, height) = (picture.width() as usize, picture.height() as usize);
+        let canvas = self.canvas(width, height);
+        let (wide, high) = self.scaled(width, height, canvas);
+        // A canvas has at most `max_tiles` tiles a side.
+        let scaled = pil(picture, wide as u32, high as u32, Filter::Bilinear);
+        let rgb = scaled.rgb();
+        let tile = self.tile;
+        let mut pixels = Vec::with_capacity(canvas.rows * canvas.columns * COLOURS * tile * tile);
+        for row in 0..canvas.rows {
+            for column in 0..canvas.columns {
+                for colour in 0..COLOURS {
+                    // What the picture does not cover is black, as if it had been drawn so.
+                    let black = self.levels.at(colour, 0);
+                    for y in row * tile..(row + 1) * tile {
+                        for x in column * tile..(column + 1) * tile {
+                            pixels.push(if x < wide && y < high {
+                                self.levels.at(colour, rgb[(y * wide + x) * COLOURS + colour])
+                            } else {
+                                black
+                            });
+                        }
+                    }
+                }
+            }
+        }
+        Tiles { pixels, canvas }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::common::levels::Normalisation;
+
+    fn tiling(tile: usize) -> Tiling {
+        Tiling::new(tile, 4, Levels::rescaled(&Normalisation::default()))
+    }
+
+    #[test]
+    fn canvases_stand_in_the_order_of_their_embeddings() {
+        let order: Vec<_> = canvases(4).iter().map(|c| (c.rows, c.columns)).collect();
+        let expected = [
+            (1, 1),
+            (1, 2),
+            (1, 3),
+            (1, 4),
+            (2, 1),
+            (2, 2),
+            (3, 1),
+            (4, 1),
+        ];
+        assert_eq!(order, expected);
+    }
+
+    #[test]
+    fn canvas_and_size_are_the_references() {
+        // `get_optimal_tiled_canvas` and `get_image_size_fit_to_canvas` for tiles of 560 pixels.
+        for ((width, height), canvas, scaled) in [
+            ((560, 560), (1, 1), (560, 560)),
+            ((97, 41), (1, 1), (560, 236)),
+            ((1200, 900), (2, 2), (1120, 840)),
+            ((1000, 1), (1, 2), (1000, 1)),
+            ((1, 1000), (2, 1), (1, 1000)),
+            ((3000, 100), (1, 4), (2240, 74)),
+            ((100, 3000), (4, 1), (74, 2240)),
+        ] {
+            let tiling = tiling(560);
+            let found = tiling.canvas(width, height);
+            assert_eq!((found.rows, found.columns), canvas, "{width} x {height}");
+            assert_eq!(tiling.scaled(width, height, found), scaled);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_picture_fits_its_canvas(width in 1_usize..2000, height in 1_usize..2000) {
+            let tiling = tiling(56);
+            let canvas = tiling.canvas(width, height);
+            let (wide, high) = tiling.scaled(width, height, canvas);
+            prop_assert!((1..=canvas.columns * 56).contains(&wide));
+            prop_assert!((1..=canvas.rows * 56).contains(&high));
+        }
+    }
+}

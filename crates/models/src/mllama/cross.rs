@@ -1,0 +1,113 @@
+//! Layers that look at pictures.
+
+use candle_core::{Result, Tensor};
+use vlmd_backend::CrossRows;
+use vlmd_kernels::{Linear, attention};
+
+use crate::LoadError;
+use crate::common::decoder::{Mlp, llama};
+use crate::common::norm::Norm;
+use crate::common::params::Params;
+use crate::common::sizes::Sizes;
+
+/// Gated cross-attention and its MLP (`MllamaCrossAttentionDecoderLayer`).
+#[derive(Debug)]
+pub(super) struct CrossLayer {
+    attention_norm: Norm,
+    query: Linear,
+    query_norm: Norm,
+    key: Linear,
+    key_norm: Norm,
+    value: Linear,
+    output: Linear,
+    attention_gate: f64,
+    mlp_norm: Norm,
+    mlp: Mlp,
+    mlp_gate: f64,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+}
+
+impl CrossLayer {
+    /// Loads one layer from its branch.
+    pub(super) fn load(
+        params: &Params<'_>,
+        sizes: &Sizes,
+        rms_norm_eps: f32,
+    ) -> std::result::Result<Self, LoadError> {
+        let hidden = sizes.hidden_size;
+        let queries = sizes.heads * sizes.head_dim;
+        let keys = sizes.kv_heads * sizes.head_dim;
+        let attention = params.at("cross_attn");
+        let norm = |params: Params<'_>, width| Norm::rms(&params, width, rms_norm_eps);
+        Ok(Self {
+            attention_norm: norm(params.at("input_layernorm"), hidden)?,
+            query: attention.linear("q_proj", hidden, queries)?,
+            query_norm: norm(attention.at("q_norm"), sizes.head_dim)?,
+            key: attention.linear("k_proj", hidden, keys)?,
+            key_norm: norm(attention.at("k_norm"), sizes.head_dim)?,
+            value: attention.linear("v_proj", hidden, keys)?,
+            output: attention.linear("o_proj", queries, hidden)?,
+            attention_gate: params.gate("cross_attn_attn_gate")?,
+            mlp_norm: norm(params.at("post_attention_layernorm"), hidden)?,
+            mlp: llama::mlp(&params.at("mlp"), sizes)?,
+            mlp_gate: params.gate("cross_attn_mlp_gate")?,
+            heads: sizes.heads,
+            kv_heads: sizes.kv_heads,
+            head_dim: sizes.head_dim,
+        })
+    }
+
+    /// Keys and values of a picture's features `[S, hidden]`, as `[2, S, kv_heads, head_dim]`.
+    pub(super) fn keys_values(&self, features: &Tensor) -> Result<Tensor> {
+        let rows = features.dim(0)?;
+        let heads = |x: Tensor| x.reshape((rows, self.kv_heads, self.head_dim));
+        let keys = self.key_norm.forward(&heads(self.key.forward(features)?)?)?;
+        let values = heads(self.value.forward(features)?)?;
+        Tensor::stack(&[keys, values], 0)
+    }
+
+    /// `[T, hidden]` to the same shape. Rows that look at nothing stay as they are. `index` is
+    /// that of this layer among those that look.
+    pub(super) fn forward(&self, x: &Tensor, cross: &[CrossRows], index: usize) -> Result<Tensor> {
+        let mut parts = Vec::with_capacity(2 * cross.len() + 1);
+        let mut row = 0;
+        for look in cross {
+            if look.rows.start > row {
+                parts.push(x.narrow(0, row, look.rows.start - row)?);
+            }
+            let rows = x.narrow(0, look.rows.start, look.rows.len())?;
+            parts.push(self.look(&rows, look, index)?);
+            row = look.rows.end;
+        }
+        let rest = x.dim(0)?.saturating_sub(row);
+        if rest > 0 {
+            parts.push(x.narrow(0, row, rest)?);
+        }
+        Tensor::cat(&parts, 0)
+    }
+
+    fn look(&self, x: &Tensor, look: &CrossRows, index: usize) -> Result<Tensor> {
+        let rows = x.dim(0)?;
+        let side = |which: usize| {
+            let of_image = |(kept, visible): &(Tensor, usize)| {
+                kept.get(index)?.get(which)?.narrow(0, 0, *visible)
+            };
+            let parts: Vec<Tensor> = look.images.iter().map(of_image).collect::<Result<_>>()?;
+            Tensor::cat(&parts, 0)?.contiguous()?.unsqueeze(0)
+        };
+        let query = self.query.forward(&self.attention_norm.forward(x)?)?;
+        let query = query.reshape((rows, self.heads, self.head_dim))?;
+        let query = self.query_norm.forward(&query)?.unsqueeze(0)?;
+        let scale = (self.head_dim as f32).sqrt().recip();
+        let attended = attention(&query, &side(0)?, &side(1)?, scale)?;
+        let attended = attended.reshape((rows, self.heads * self.head_dim))?;
+        let x = (x + (self.output.forward(&attended)? * self.attention_gate)?)?;
+        if look.unseen {
+            return Ok(x);
+        }
+        let inner = self.mlp.forward(&self.mlp_norm.forward(&x)?)?;
+        &x + (inner * self.mlp_gate)?
+    }
+}

@@ -1,0 +1,44 @@
+//! Llama-3.2-Vision, 11B and 90B ("mllama").
+//!
+//! A picture is laid on a canvas of up to four square tiles (`canvas`), which a tower with local
+//! and global layers turns into features (`vision`). They never stand in the prompt: every few
+//! layers the Llama decoder has one more that looks at them by cross-attention (`cross`). Their
+//! keys and values are computed once, when the picture is encoded, and live as long as the
+//! request, beside the paged cache.
+//!
+//! The reference is transformers 4.51.3; later versions take wrong states out of the tower. It
+//! departs from Meta's own code in one thing: tokens before the first picture see all tiles of
+//! all pictures, those that are empty, too. What the weights were trained with is Meta's: such
+//! tokens see nothing. That is the default here;
+//! [`LoadOptions::transformers_quirks`](crate::LoadOptions::transformers_quirks) asks for the
+//! other.
+
+mod canvas;
+mod config;
+mod cross;
+mod model;
+mod processor;
+mod vision;
+
+use std::sync::Arc;
+
+pub use processor::MllamaProcessor;
+
+use crate::load::Source;
+use crate::registry::{Entry, Parts};
+use crate::{LoadError, ModelFiles};
+
+/// The registry's entry.
+pub const ENTRY: Entry = Entry {
+    name: "mllama",
+    architectures: &["MllamaForConditionalGeneration"],
+    load,
+};
+
+fn load(files: &ModelFiles, source: &Source<'_>) -> Result<Parts, LoadError> {
+    let config = config::Config::read(files)?;
+    // Cheap things first: a bad tokenizer shows before gigabytes are read.
+    let processor = MllamaProcessor::new(files, &config, source)?;
+    let model = model::Mllama::load(&source.root(), &config)?;
+    Ok((Arc::new(processor), Box::new(model)))
+}

@@ -1,0 +1,142 @@
+//! The two halves put together.
+
+use candle_core::{DType, Device, Result, Tensor};
+use vlmd_backend::{ImageInput, KvCache, Model, ModelSpec, Step};
+
+use super::config::Config;
+use super::cross::CrossLayer;
+use super::vision::Vision;
+use crate::LoadError;
+use crate::common::decoder::{Decoder, llama};
+use crate::common::params::Params;
+use crate::common::positions::Positions;
+
+/// Llama-3.2-Vision with its weights.
+#[derive(Debug)]
+pub(super) struct Mllama {
+    spec: ModelSpec,
+    vision: Vision,
+    decoder: Decoder,
+    /// Each with the index of the decoder's layer that comes after it.
+    cross: Vec<(usize, CrossLayer)>,
+}
+
+impl Mllama {
+    pub(super) fn load(
+        params: &Params<'_>,
+        config: &Config,
+    ) -> std::result::Result<Self, LoadError> {
+        let sizes = config.text_sizes()?;
+        let eps = config.rms_norm_eps()?;
+        let names = Names::of(params);
+        let source = llama::Source {
+            model: params.at(names.text),
+            head: (!config.tie_word_embeddings()).then(|| names.head(params)),
+            rms_norm_eps: eps,
+        };
+        let looking = config.cross_layers();
+        let reading = (0..sizes.layers).filter(|layer| !looking.contains(layer));
+        let weights = llama::load(&source, &sizes, reading)?;
+        let branch = source.model.at("layers");
+        let cross = looking
+            .iter()
+            .enumerate()
+            // Among the layers before it are as many that look as it has predecessors.
+            .map(|(nth, &layer)| {
+                let loaded = CrossLayer::load(&branch.at(layer), &sizes, eps)?;
+                Ok((layer - nth, loaded))
+            })
+            .collect::<std::result::Result<Vec<_>, LoadError>>()?;
+        let vision = Vision::load(&names.vision(params), config, sizes.hidden_size)?;
+        let kept = 2 * cross.len() * sizes.kv_heads * sizes.head_dim;
+        let rope = config.rope(&sizes)?;
+        let decoder = Decoder::new(params, sizes, Positions::Rotary(rope), weights);
+        Ok(Self {
+            spec: ModelSpec {
+                cross_feature_bytes: kept * params.activation_dtype().size_in_bytes(),
+                ..decoder.spec()
+            },
+            vision,
+            decoder,
+            cross,
+        })
+    }
+}
+
+/// Where the checkpoint keeps its halves: transformers changed the names in version 4.52.
+struct Names {
+    /// Holds `embed_tokens`, `layers` and `norm`.
+    text: &'static str,
+    new: bool,
+}
+
+impl Names {
+    fn of(params: &Params<'_>) -> Self {
+        let new = params.at("model").has("language_model.embed_tokens.weight");
+        Self {
+            text: if new {
+                "model.language_model"
+            } else {
+                "language_model.model"
+            },
+            new,
+        }
+    }
+
+    /// Holds `lm_head`.
+    fn head<'a>(&self, params: &Params<'a>) -> Params<'a> {
+        if self.new {
+            params.clone()
+        } else {
+            params.at("language_model")
+        }
+    }
+
+    /// Holds `vision_model` and `multi_modal_projector`.
+    fn vision<'a>(&self, params: &Params<'a>) -> Params<'a> {
+        if self.new {
+            params.at("model")
+        } else {
+            params.clone()
+        }
+    }
+}
+
+impl Model for Mllama {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    fn device(&self) -> &Device {
+        self.decoder.device()
+    }
+
+    /// Keys and values of each picture for all layers that look, as
+    /// `[layers, 2, features, kv_heads, head_dim]`.
+    fn encode(&self, images: &[&ImageInput]) -> Result<Vec<Tensor>> {
+        let kept = |image: &&ImageInput| {
+            let features = self.vision.encode(image)?;
+            let of_layer = |(_, layer): &(usize, CrossLayer)| layer.keys_values(&features);
+            let layers: Vec<Tensor> = self.cross.iter().map(of_layer).collect::<Result<_>>()?;
+            if layers.is_empty() {
+                return Tensor::zeros(0, DType::F32, self.device());
+            }
+            Tensor::stack(&layers, 0)
+        };
+        images.iter().map(kept).collect()
+    }
+
+    fn forward(&self, step: &Step, cache: &KvCache) -> Result<Tensor> {
+        self.decoder.forward_with(step, cache, |next, mut x| {
+            if step.cross.is_empty() {
+                return Ok(x);
+            }
+            for (index, (before, layer)) in self.cross.iter().enumerate() {
+                if *before == next {
+                    x = layer.forward(&x, &step.cross, index)?;
+                }
+            }
+            Ok(x)
+        })
+    }
+}

@@ -1,0 +1,252 @@
+//! From a conversation to token ids and tiles, as `processing_mllama.py` does it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use vlmd_backend::{CrossImage, CrossSpan, ImageInput, Prepared};
+use vlmd_media::Picture;
+use vlmd_text::{ChatTemplate, Tokenizer};
+
+use super::canvas::Tiling;
+use super::config::Config;
+use crate::common::levels::{COLOURS, Levels, Normalisation};
+use crate::common::{chat, text};
+use crate::load::Source;
+use crate::{Chat, LoadError, ModelFiles, PrepareError, Processor};
+
+/// Stands for a picture in a prompt.
+const IMAGE: &str = "<|image|>";
+
+const BEGIN: &str = "<|begin_of_text|>";
+
+/// Makes prompts for Llama-3.2-Vision.
+///
+/// A picture is one token, `<|image|>`. The text from it on, up to the next picture, looks at it
+/// by cross-attention; pictures without text between them are looked at together.
+pub struct MllamaProcessor {
+    tokenizer: Arc<Tokenizer>,
+    template: ChatTemplate,
+    stop_ids: Vec<u32>,
+    image_token: u32,
+    /// Tokens that may stand in a prompt: the vocabulary and the image's.
+    input_vocab_size: usize,
+    tiling: Tiling,
+    max_tiles: usize,
+    /// Tokens of a tile.
+    tile_tokens: usize,
+    /// Text before the first picture sees all tiles of all pictures, as in transformers.
+    unseen_rows_look: bool,
+}
+
+impl fmt::Debug for MllamaProcessor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MllamaProcessor")
+            .field("stop_ids", &self.stop_ids)
+            .field("image_token", &self.image_token)
+            .field("tile", &self.tiling.tile())
+            .field("max_tiles", &self.max_tiles)
+            .field("unseen_rows_look", &self.unseen_rows_look)
+            .finish_non_exhaustive()
+    }
+}
+
+impl MllamaProcessor {
+    /// Reads tokenizer, template and settings.
+    pub(super) fn new(
+        files: &ModelFiles,
+        config: &Config,
+        source: &Source<'_>,
+    ) -> Result<Self, LoadError> {
+        let tokenizer = text::tokenizer(files, &[])?;
+        let image_token = text::required_token(&tokenizer, IMAGE)?;
+        if image_token != config.image_token_index {
+            return Err(LoadError::invalid(
+                "config.json",
+                format!(
+                    "`image_token_index` must be {image_token}, the id of `{IMAGE}` in the \
+                     tokenizer, but is {}",
+                    config.image_token_index
+                ),
+            ));
+        }
+        let vision = &config.vision_config;
+        let levels = Levels::rescaled(&Normalisation::read(files)?);
+        let generation = text::generation_stops(files)?;
+        let configured = generation.0.iter().chain(config.eos_token_ids()).copied();
+        let input_vocab_size = config.text_sizes()?.vocab_size.max(image_token as usize + 1);
+        Ok(Self {
+            template: text::required_chat_template(files)?,
+            stop_ids: text::stop_ids(configured),
+            image_token,
+            input_vocab_size,
+            tiling: Tiling::new(vision.image_size, vision.max_num_tiles, levels),
+            max_tiles: vision.max_num_tiles,
+            tile_tokens: vision.tile_tokens(),
+            unseen_rows_look: source.transformers_quirks(),
+            tokenizer: Arc::new(tokenizer),
+        })
+    }
+
+    /// Tokenises a rendered prompt, with `images` at its `<|image|>` tokens in their order.
+    ///
+    /// `places[k]` is the index into `images` of the picture that the `k`-th token stands for.
+    fn prepare_prompt(
+        &self,
+        prompt: &str,
+        places: &[usize],
+        images: Vec<ImageInput>,
+    ) -> Result<Prepared, PrepareError> {
+        // The template writes the beginning of the text itself; a second one would be wrong.
+        let special = !prompt.starts_with(BEGIN);
+        let tokens = text::encode(&self.tokenizer, prompt, special, self.input_vocab_size)?;
+        let at: Vec<usize> = tokens
+            .iter()
+            .enumerate()
+            .filter(|(_, token)| **token == self.image_token)
+            .map(|(at, _)| at)
+            .collect();
+        if at.len() != places.len() {
+            return Err(PrepareError::Template(format!(
+                "it writes {} image token(s) for {} picture(s)",
+                at.len(),
+                places.len()
+            )));
+        }
+        Ok(Prepared {
+            cross: self.cross(&at, places, &images),
+            tokens,
+            images,
+            spans: Vec::new(),
+        })
+    }
+
+    /// Which tokens look at which pictures, given where the pictures' tokens stand.
+    fn cross(&self, at: &[usize], places: &[usize], images: &[ImageInput]) -> Vec<CrossSpan> {
+        let Some(&first) = at.first() else {
+            return Vec::new();
+        };
+        let seen = |place: usize| {
+            let image = places[place];
+            let (rows, columns) = images[image].size;
+            CrossImage {
+                image,
+                visible: rows * columns * self.tile_tokens,
+            }
+        };
+        let mut spans = Vec::new();
+        if self.unseen_rows_look && first > 0 {
+            let all = |&image: &usize| CrossImage {
+                image,
+                visible: images[image].features,
+            };
+            spans.push(CrossSpan {
+                images: places.iter().map(all).collect(),
+                tokens: 0..first,
+                unseen: true,
+            });
+        }
+        let ends = ends(at);
+        for (nth, &start) in at.iter().enumerate() {
+            let next = at.get(nth + 1).copied().unwrap_or(usize::MAX);
+            let visible = (0..=nth).filter(|&earlier| ends[earlier] > start);
+            spans.push(CrossSpan {
+                images: visible.map(seen).collect(),
+                tokens: start..next,
+                unseen: false,
+            });
+        }
+        spans
+    }
+
+    fn image(&self, picture: &Picture) -> Result<ImageInput, PrepareError> {
+        let tiles = self.tiling.apply(picture);
+        let (rows, columns) = (tiles.canvas.rows, tiles.canvas.columns);
+        let side = self.tiling.tile();
+        let count = rows * columns;
+        // Tiles that the picture does not have are seen by nobody, but for that quirk.
+        let kept = if self.unseen_rows_look {
+            self.max_tiles
+        } else {
+            count
+        };
+        Ok(ImageInput {
+            pixels: Tensor::from_vec(tiles.pixels, (count, COLOURS, side, side), &Device::Cpu)?,
+            size: (rows, columns),
+            features: kept * self.tile_tokens,
+        })
+    }
+
+    /// The prompt with what users wrote still shielded.
+    fn render_shielded(&self, chat: &Chat) -> Result<String, PrepareError> {
+        let messages = chat::messages(chat, &self.tokenizer, true);
+        let kwargs = self.tokenizer.shield_map(&chat.template_kwargs);
+        text::render(&self.template, &messages, &kwargs).map_err(|error| match error {
+            PrepareError::Template(reason)
+                if chat.messages.iter().any(|message| message.role == "system")
+                    && !chat::places(chat).is_empty() =>
+            {
+                PrepareError::Template(format!(
+                    "{reason}; put the system message's text into the first user message"
+                ))
+            }
+            other => other,
+        })
+    }
+}
+
+/// Where each picture is looked at for the last time, exclusively, given where the tokens stand:
+/// until the next picture comes; those that stand side by side until the last of them is over.
+fn ends(at: &[usize]) -> Vec<usize> {
+    let mut ends: Vec<usize> = at.iter().skip(1).copied().chain([usize::MAX]).collect();
+    for index in (0..at.len().saturating_sub(1)).rev() {
+        if at[index] + 1 == at[index + 1] {
+            ends[index] = ends[index + 1];
+        }
+    }
+    ends
+}
+
+impl Processor for MllamaProcessor {
+    fn prepare(&self, chat: &Chat, pictures: &[Picture]) -> Result<Prepared, PrepareError> {
+        let order = chat::shown(chat);
+        let shown = chat::pictures(chat, pictures)?;
+        let prompt = self.render_shielded(chat)?;
+        let images = shown
+            .iter()
+            .map(|picture| self.image(picture))
+            .collect::<Result<Vec<_>, _>>()?;
+        let place = |picture| order.iter().take_while(|&&other| other != picture).count();
+        let places: Vec<usize> = chat::places(chat).into_iter().map(place).collect();
+        self.prepare_prompt(&prompt, &places, images)
+    }
+
+    fn render(&self, chat: &Chat) -> Result<String, PrepareError> {
+        let prompt = self.render_shielded(chat)?;
+        Ok(self.tokenizer.unshield(&prompt).into_owned())
+    }
+
+    fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
+    }
+
+    fn stop_ids(&self) -> &[u32] {
+        &self.stop_ids
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_is_looked_at_until_the_next_and_neighbours_together() {
+        // As `get_cross_attention_token_mask` of transformers.
+        const END: usize = usize::MAX;
+        assert_eq!(ends(&[3]), [END]);
+        assert_eq!(ends(&[3, 9]), [9, END]);
+        assert_eq!(ends(&[3, 4, 9]), [9, 9, END]);
+        assert_eq!(ends(&[3, 8, 9, 10]), [8, END, END, END]);
+        assert!(ends(&[]).is_empty());
+    }
+}
