@@ -6,7 +6,7 @@ use serde::Deserialize;
 use vlmd_backend::Model;
 
 use crate::load::Source;
-use crate::{LoadError, ModelFiles, Processor, mllama, phi3_v};
+use crate::{LoadError, ModelFiles, Processor, llava, mllama, phi3_v};
 
 /// The two halves of an architecture, ready to work.
 pub(crate) type Parts = (Arc<dyn Processor>, Box<dyn Model>);
@@ -23,7 +23,12 @@ pub struct Entry {
 }
 
 /// Every architecture that can be served.
-pub const ENTRIES: &[Entry] = &[mllama::ENTRY, phi3_v::ENTRY];
+pub const ENTRIES: &[Entry] = &[
+    llava::LLAVA,
+    llava::LLAVA_NEXT,
+    mllama::ENTRY,
+    phi3_v::ENTRY,
+];
 
 /// The part of `config.json` that says what the checkpoint is.
 #[derive(Debug, Default, Deserialize)]
@@ -95,7 +100,8 @@ mod tests {
         assert_eq!(
             error.unwrap_err(),
             "`config.json`: architecture `BertModel` is not supported; \
-             supported are mllama (MllamaForConditionalGeneration), phi3_v (Phi3VForCausalLM)"
+             supported are llava (LlavaForConditionalGeneration), \
+             llava_next (LlavaNextForConditionalGeneration), mllama (MllamaForConditionalGeneration), phi3_v (Phi3VForCausalLM)"
         );
         assert!(picked("{}").unwrap_err().contains("neither"));
     }

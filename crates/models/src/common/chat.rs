@@ -27,6 +27,12 @@ pub(crate) fn shown(chat: &Chat) -> Vec<usize> {
     order
 }
 
+/// For every place, which of the pictures in `order` it shows.
+pub(crate) fn numbers(chat: &Chat, order: &[usize]) -> Vec<usize> {
+    let number = |picture| order.iter().take_while(|&&other| other != picture).count();
+    places(chat).into_iter().map(number).collect()
+}
+
 /// The pictures themselves, in the order of [`shown`].
 ///
 /// # Errors

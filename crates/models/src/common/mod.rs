@@ -3,11 +3,14 @@
 pub(crate) mod activation;
 pub(crate) mod chat;
 pub(crate) mod clip;
+pub(crate) mod clip_image;
 pub(crate) mod decoder;
 pub(crate) mod encoder;
 pub(crate) mod levels;
+pub(crate) mod names;
 pub(crate) mod norm;
 pub(crate) mod params;
+pub(crate) mod placeholder;
 pub(crate) mod positions;
 pub(crate) mod rope;
 pub(crate) mod sizes;

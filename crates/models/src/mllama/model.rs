@@ -8,6 +8,7 @@ use super::cross::CrossLayer;
 use super::vision::Vision;
 use crate::LoadError;
 use crate::common::decoder::{Decoder, llama};
+use crate::common::names::Parts;
 use crate::common::params::Params;
 use crate::common::positions::Positions;
 
@@ -28,10 +29,10 @@ impl Mllama {
     ) -> std::result::Result<Self, LoadError> {
         let sizes = config.text_sizes()?;
         let eps = config.rms_norm_eps()?;
-        let names = Names::of(params);
+        let parts = Parts::of(params);
         let source = llama::Source {
-            model: params.at(names.text),
-            head: (!config.tie_word_embeddings()).then(|| names.head(params)),
+            model: parts.text,
+            head: (!config.tie_word_embeddings()).then_some(parts.head),
             rms_norm_eps: eps,
         };
         let looking = config.cross_layers();
@@ -47,7 +48,7 @@ impl Mllama {
                 Ok((layer - nth, loaded))
             })
             .collect::<std::result::Result<Vec<_>, LoadError>>()?;
-        let vision = Vision::load(&names.vision(params), config, sizes.hidden_size)?;
+        let vision = Vision::load(&parts.vision, config, sizes.hidden_size)?;
         let kept = 2 * cross.len() * sizes.kv_heads * sizes.head_dim;
         let rope = config.rope(&sizes)?;
         let decoder = Decoder::new(params, sizes, Positions::Rotary(rope), weights);
@@ -60,45 +61,6 @@ impl Mllama {
             decoder,
             cross,
         })
-    }
-}
-
-/// Where the checkpoint keeps its halves: transformers changed the names in version 4.52.
-struct Names {
-    /// Holds `embed_tokens`, `layers` and `norm`.
-    text: &'static str,
-    new: bool,
-}
-
-impl Names {
-    fn of(params: &Params<'_>) -> Self {
-        let new = params.at("model").has("language_model.embed_tokens.weight");
-        Self {
-            text: if new {
-                "model.language_model"
-            } else {
-                "language_model.model"
-            },
-            new,
-        }
-    }
-
-    /// Holds `lm_head`.
-    fn head<'a>(&self, params: &Params<'a>) -> Params<'a> {
-        if self.new {
-            params.clone()
-        } else {
-            params.at("language_model")
-        }
-    }
-
-    /// Holds `vision_model` and `multi_modal_projector`.
-    fn vision<'a>(&self, params: &Params<'a>) -> Params<'a> {
-        if self.new {
-            params.at("model")
-        } else {
-            params.clone()
-        }
     }
 }
 

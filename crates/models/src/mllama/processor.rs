@@ -216,9 +216,7 @@ impl Processor for MllamaProcessor {
             .iter()
             .map(|picture| self.image(picture))
             .collect::<Result<Vec<_>, _>>()?;
-        let place = |picture| order.iter().take_while(|&&other| other != picture).count();
-        let places: Vec<usize> = chat::places(chat).into_iter().map(place).collect();
-        self.prepare_prompt(&prompt, &places, images)
+        self.prepare_prompt(&prompt, &chat::numbers(chat, &order), images)
     }
 
     fn render(&self, chat: &Chat) -> Result<String, PrepareError> {

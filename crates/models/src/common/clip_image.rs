@@ -1,0 +1,190 @@
+//! Pictures for CLIP towers, as transformers' `CLIPImageProcessor` makes them.
+
+use candle_core::Tensor;
+use serde::Deserialize;
+use vlmd_media::Picture;
+use vlmd_media::resample::{Filter, Window, pil, pil_window};
+
+use super::levels::{Levels, Normalisation, PREPROCESSOR_FILE};
+use crate::{LoadError, ModelFiles};
+
+/// `resample` by PIL's numbers.
+const BILINEAR: u8 = 2;
+const BICUBIC: u8 = 3;
+
+/// The settings in `preprocessor_config.json`.
+#[derive(Debug, Clone, Deserialize)]
+struct Settings {
+    size: Option<Size>,
+    crop_size: Option<Size>,
+    resample: Option<u8>,
+    do_resize: Option<bool>,
+    do_center_crop: Option<bool>,
+    do_rescale: Option<bool>,
+    do_normalize: Option<bool>,
+    #[serde(flatten)]
+    normalisation: Normalisation,
+}
+
+/// A size as a number, or by its sides.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(untagged)]
+enum Size {
+    Side(usize),
+    Shortest { shortest_edge: usize },
+    Sides { height: usize, width: usize },
+}
+
+impl Size {
+    /// The side of a square.
+    fn side(self) -> Option<usize> {
+        match self {
+            Self::Side(side)
+            | Self::Shortest {
+                shortest_edge: side,
+            } => Some(side),
+            Self::Sides { height, width } => (height == width).then_some(height),
+        }
+    }
+}
+
+/// Scales the shorter side, keeps the middle, and normalises.
+#[derive(Debug, Clone)]
+pub(crate) struct ClipImage {
+    /// Pixels per side of what the tower takes.
+    side: usize,
+    filter: Filter,
+    levels: Levels,
+}
+
+impl ClipImage {
+    /// Pictures of `side` pixels, which is what the tower takes, with OpenAI's settings.
+    pub(crate) fn openai(side: usize) -> Self {
+        Self {
+            side,
+            filter: Filter::Bicubic,
+            levels: Levels::rescaled(&Normalisation::default()),
+        }
+    }
+
+    /// Reads the settings; `side` is what the tower takes.
+    pub(crate) fn read(files: &ModelFiles, side: usize) -> Result<Self, LoadError> {
+        let Some(settings): Option<Settings> = files.json_or_default(PREPROCESSOR_FILE)? else {
+            return Ok(Self::openai(side));
+        };
+        for (field, size) in [("size", settings.size), ("crop_size", settings.crop_size)] {
+            let found = size.map_or(Some(side), Size::side);
+            if found != Some(side) {
+                return Err(must(
+                    field,
+                    &format!("be {side} pixels, which is what the tower takes"),
+                    &format!("{:?}", size),
+                ));
+            }
+        }
+        for (field, step) in [
+            ("do_resize", settings.do_resize),
+            ("do_center_crop", settings.do_center_crop),
+            ("do_rescale", settings.do_rescale),
+            ("do_normalize", settings.do_normalize),
+        ] {
+            if step == Some(false) {
+                return Err(must(field, "be true", "false"));
+            }
+        }
+        settings.normalisation.check()?;
+        let filter = match settings.resample {
+            None | Some(BICUBIC) => Filter::Bicubic,
+            Some(BILINEAR) => Filter::Bilinear,
+            Some(other) => {
+                return Err(must(
+                    "resample",
+                    "be 2 (bilinear) or 3 (bicubic)",
+                    &other.to_string(),
+                ));
+            }
+        };
+        Ok(Self {
+            side,
+            filter,
+            levels: Levels::rescaled(&settings.normalisation),
+        })
+    }
+
+    /// Pixels per side.
+    pub(crate) fn side(&self) -> usize {
+        self.side
+    }
+
+    /// The middle of a picture, `[1, 3, side, side]`.
+    pub(crate) fn middle(&self, picture: &Picture) -> candle_core::Result<Tensor> {
+        let (width, height) = (picture.width() as usize, picture.height() as usize);
+        let side = self.side;
+        let long = |long: usize, short: usize| ((side * long) as f64 / short as f64) as usize;
+        let (wide, high) = if width <= height {
+            (side, long(height, width))
+        } else {
+            (long(width, height), side)
+        };
+        let window = Window {
+            left: ((wide - side) / 2) as u32,
+            top: ((high - side) / 2) as u32,
+            width: side as u32,
+            height: side as u32,
+        };
+        let size = (fit(wide), fit(high));
+        // The window lies within: both sides are at least `side`.
+        let middle = if (wide, high) == (width, height) && (wide, high) == (side, side) {
+            Some(picture.clone())
+        } else {
+            pil_window(picture, size, window, self.filter)
+        };
+        match middle {
+            Some(middle) => self.levels.tensor(&middle),
+            None => candle_core::bail!("a picture of {width} x {height} pixels is too long"),
+        }
+    }
+
+    /// The whole picture on a square, its ratio not kept, `[1, 3, side, side]`.
+    pub(crate) fn squeezed(&self, picture: &Picture) -> candle_core::Result<Tensor> {
+        let side = fit(self.side);
+        self.levels.tensor(&pil(picture, side, side, self.filter))
+    }
+
+    /// What resizes.
+    pub(crate) fn filter(&self) -> Filter {
+        self.filter
+    }
+}
+
+/// A side for the resampler. Decoded pictures have sides of at most 65535 pixels, so only a tower
+/// of absurd size could exceed it; that is then refused as too long.
+fn fit(side: usize) -> u32 {
+    u32::try_from(side).unwrap_or(0)
+}
+
+fn must(field: &str, bound: &str, value: &str) -> LoadError {
+    LoadError::invalid(
+        PREPROCESSOR_FILE,
+        format!("`{field}` must {bound}, but is {value}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_picture_has_a_middle(width in 1_u32..3000, height in 1_u32..3000) {
+            // Pixels are never looked at: only sizes are at stake, so keep the long side thin.
+            let (width, height) = if width * height > 100_000 { (width, 1) } else { (width, height) };
+            let rgb = vec![7; (width * height * 3) as usize];
+            let picture = Picture::from_rgb(width, height, rgb).unwrap();
+            let pixels = ClipImage::openai(8).middle(&picture).unwrap();
+            prop_assert_eq!(pixels.dims(), &[1, 3, 8, 8]);
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Prompts in which one token stands for a picture until its features take its place.
+
+use vlmd_backend::{ImageInput, ImageSpan, Prepared};
+
+use crate::PrepareError;
+
+/// Stands where a picture's features will. Never looked at.
+pub(crate) const FILLER: u32 = 0;
+
+/// Widens the `k`-th `placeholder` to the features of `images[places[k]]`.
+///
+/// # Errors
+/// When there are more or fewer placeholders than places.
+pub(crate) fn expand(
+    tokens: &[u32],
+    placeholder: u32,
+    places: &[usize],
+    images: Vec<ImageInput>,
+) -> Result<Prepared, PrepareError> {
+    let found = tokens.iter().filter(|&&token| token == placeholder).count();
+    if found != places.len() {
+        return Err(PrepareError::Template(format!(
+            "it writes {found} image token(s) for {} picture(s)",
+            places.len()
+        )));
+    }
+    let mut prepared = Prepared {
+        images,
+        ..Prepared::default()
+    };
+    let mut places = places.iter();
+    for &token in tokens {
+        let start = prepared.tokens.len();
+        match places.as_slice().first() {
+            Some(&image) if token == placeholder => {
+                places.next();
+                let features = prepared.images.get(image).map_or(0, |image| image.features);
+                prepared.tokens.resize(start + features, FILLER);
+                prepared.spans.push(ImageSpan {
+                    image,
+                    tokens: start..start + features,
+                });
+            }
+            _ => prepared.tokens.push(token),
+        }
+    }
+    Ok(prepared)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Tensor};
+
+    use super::*;
+
+    #[test]
+    fn each_placeholder_becomes_its_pictures_features() {
+        let image = |features| ImageInput {
+            pixels: Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap(),
+            size: (1, 1),
+            features,
+        };
+        let images = || vec![image(2), image(1)];
+        let prepared = expand(&[5, 9, 6, 9, 9], 9, &[1, 0, 1], images()).unwrap();
+        assert_eq!(prepared.tokens, [5, 0, 6, 0, 0, 0]);
+        let spans: Vec<_> = prepared.spans.iter().map(|s| (s.image, s.tokens.clone())).collect();
+        assert_eq!(spans, [(1, 1..2), (0, 3..5), (1, 5..6)]);
+        let error = expand(&[9], 9, &[], images()).unwrap_err().to_string();
+        assert!(error.contains("1 image token(s) for 0 picture(s)"), "{error}");
+    }
+}

@@ -1,0 +1,182 @@
+//! How LLaVA-NeXT lays a picture of any size out in patches, and which of their features it
+//! keeps, as `image_processing_llava_next.py` and `modeling_llava_next.py` do it.
+
+use vlmd_media::Picture;
+use vlmd_media::resample::{Filter, pil};
+
+const COLOURS: usize = 3;
+
+/// The layout of one picture. Pixels are counted in patches' sides where it says patches, in
+/// features otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Patches, rows and columns.
+    pub(super) patches: (usize, usize),
+    /// Rows of features that lie on the picture and not on its padding.
+    pub(super) rows: (usize, usize),
+    /// Columns of the same.
+    pub(super) columns: (usize, usize),
+}
+
+impl Plan {
+    /// The layout of a picture of `width` by `height` pixels among these sizes, `(height, width)`,
+    /// in patches of `side` pixels and `grid` features a side.
+    pub(super) fn new(
+        (width, height): (usize, usize),
+        pinpoints: &[(usize, usize)],
+        side: usize,
+        grid: usize,
+    ) -> Self {
+        let (high, wide) = best((width, height), pinpoints);
+        let patches = (high / side, wide / side);
+        let (rows, columns) = (patches.0 * grid, patches.1 * grid);
+        let kept = |all: usize, wanted: usize| {
+            let before = all.saturating_sub(wanted) / 2;
+            (before, all - before)
+        };
+        // `int(round(x, 7))` of the reference: what is a whole number up to rounding counts as it.
+        let whole = |x: f64| ((x * 1e7).round() / 1e7) as usize;
+        let (rows, columns) = if width as f64 / height as f64 > columns as f64 / rows as f64 {
+            let wanted = whole(height as f64 * (columns as f64 / width as f64));
+            (kept(rows, wanted), (0, columns))
+        } else {
+            let wanted = whole(width as f64 * (rows as f64 / height as f64));
+            ((0, rows), kept(columns, wanted))
+        };
+        Self {
+            patches,
+            rows,
+            columns,
+        }
+    }
+
+    /// Features of the patches in the prompt: each row that is kept, and a newline behind it.
+    pub(super) fn features(&self) -> usize {
+        (self.rows.1 - self.rows.0) * (self.columns.1 - self.columns.0 + 1)
+    }
+
+    /// Indices into the features of all patches, `[rows of patches * columns of patches, grid,
+    /// grid]`, flat, in the order of the prompt; `newline` where a row ends.
+    pub(super) fn order(&self, grid: usize, newline: u32) -> Vec<u32> {
+        let feature = |row: usize, column: usize| {
+            let patch = row / grid * self.patches.1 + column / grid;
+            ((patch * grid + row % grid) * grid + column % grid) as u32
+        };
+        let mut order = Vec::with_capacity(self.features());
+        for row in self.rows.0..self.rows.1 {
+            order.extend((self.columns.0..self.columns.1).map(|column| feature(row, column)));
+            order.push(newline);
+        }
+        order
+    }
+}
+
+/// The size that keeps most of the picture, and of equals the one that wastes least
+/// (`select_best_resolution`).
+fn best((width, height): (usize, usize), pinpoints: &[(usize, usize)]) -> (usize, usize) {
+    let mut best = None;
+    for &(high, wide) in pinpoints {
+        let scale = (wide as f64 / width as f64).min(high as f64 / height as f64);
+        let scaled = (width as f64 * scale) as usize * (height as f64 * scale) as usize;
+        let effective = scaled.min(width * height);
+        let wasted = wide * high - effective;
+        let better = best.is_none_or(|(most, least, _)| {
+            effective > most || (effective == most && wasted < least)
+        });
+        if better {
+            best = Some((effective, wasted, (high, wide)));
+        }
+    }
+    best.map_or((1, 1), |(_, _, size)| size)
+}
+
+/// Cuts a picture into patches of `side` pixels, row by row.
+///
+/// The picture is scaled to fit and stands in the middle, on black. Where what remains is odd the
+/// reference's canvas is a pixel too short, and its last patches, a pixel too narrow, are
+/// stretched: so they are here.
+pub(super) fn patches(
+    picture: &Picture,
+    plan: &Plan,
+    side: usize,
+    filter: Filter,
+) -> Vec<Picture> {
+    let (high, wide) = (plan.patches.0 * side, plan.patches.1 * side);
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    let (scaled_wide, scaled_high) = scaled((width, height), (wide, high));
+    let scaled = pil(picture, scaled_wide as u32, scaled_high as u32, filter);
+    let (left, top) = ((wide - scaled_wide) / 2, (high - scaled_high) / 2);
+    let (canvas_wide, canvas_high) = (scaled_wide + 2 * left, scaled_high + 2 * top);
+    let mut patches = Vec::with_capacity(plan.patches.0 * plan.patches.1);
+    for y in (0..high).step_by(side) {
+        for x in (0..wide).step_by(side) {
+            let (part_wide, part_high) = (side.min(canvas_wide - x), side.min(canvas_high - y));
+            let mut rgb = vec![0; part_wide * part_high * COLOURS];
+            // What of the scaled picture lies on this patch.
+            let from_x = x.max(left);
+            let to_x = (x + part_wide).min(left + scaled_wide);
+            for row in y.max(top)..(y + part_high).min(top + scaled_high) {
+                if from_x >= to_x {
+                    break;
+                }
+                let source = ((row - top) * scaled_wide + from_x - left) * COLOURS;
+                let target = ((row - y) * part_wide + from_x - x) * COLOURS;
+                let bytes = (to_x - from_x) * COLOURS;
+                rgb[target..][..bytes].copy_from_slice(&scaled.rgb()[source..][..bytes]);
+            }
+            if let Some(part) = Picture::from_rgb(part_wide as u32, part_high as u32, rgb) {
+                patches.push(pil(&part, side as u32, side as u32, filter));
+            }
+        }
+    }
+    patches
+}
+
+/// `get_patch_output_size`: as large as fits, the ratio kept.
+fn scaled((width, height): (usize, usize), (wide, high): (usize, usize)) -> (usize, usize) {
+    let across = wide as f64 / width as f64;
+    let down = high as f64 / height as f64;
+    let grown = |side: usize, scale: f64| ((side as f64 * scale).ceil() as usize).max(1);
+    if across < down {
+        (wide, grown(height, across).min(high))
+    } else {
+        (grown(width, down).min(wide), high)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PINPOINTS: [(usize, usize); 5] =
+        [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)];
+
+    proptest! {
+        /// Features that are promised and indices that are given agree for every size, and every
+        /// index names a feature.
+        #[test]
+        fn counts_and_indices_agree(width in 1_usize..2000, height in 1_usize..2000) {
+            let plan = Plan::new((width, height), &PINPOINTS, 336, 24);
+            let newline = (plan.patches.0 * plan.patches.1 * 24 * 24) as u32;
+            let order = plan.order(24, newline);
+            prop_assert_eq!(order.len(), plan.features());
+            prop_assert!(order.iter().all(|&index| index <= newline));
+            let mut sorted: Vec<u32> = order.into_iter().filter(|&i| i < newline).collect();
+            sorted.sort_unstable();
+            prop_assert!(sorted.windows(2).all(|pair| pair[0] < pair[1]));
+        }
+
+        #[test]
+        fn patches_cover_the_layout(width in 1_u32..90, height in 1_u32..90) {
+            let rgb = vec![9; (width * height * 3) as usize];
+            let picture = Picture::from_rgb(width, height, rgb).unwrap();
+            let small = [(8, 16), (16, 8), (16, 16), (24, 8), (8, 24)];
+            let plan = Plan::new((width as usize, height as usize), &small, 8, 2);
+            let patches = patches(&picture, &plan, 8, Filter::Bicubic);
+            prop_assert_eq!(patches.len(), plan.patches.0 * plan.patches.1);
+            prop_assert!(patches.iter().all(|p| (p.width(), p.height()) == (8, 8)));
+        }
+    }
+}
