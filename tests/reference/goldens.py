@@ -59,6 +59,8 @@ class Architecture:
     no_cache_steps_with_images = NEW_TOKENS
     # Arguments of `generate` beyond those of greedy decoding.
     generate_options = {}
+    # Whether `modes` compute other logits, or only choose otherwise among them.
+    modes_change_logits = True
     # Every how many rows and columns of the pixels are stored, where a case does not say.
     stride = 24
     # Pixel tensors up to this size are stored whole all the same.
@@ -357,8 +359,9 @@ def record_case(architecture, model, case, folder, full):
         with forced:
             other = run(architecture, model, inputs)
         record.update(other.fields("_" + suffix))
-        tensors["logits_last_" + suffix] = other.logits_last
-        tensors["step_logits_" + suffix] = other.step_logits
+        if case.trace or architecture.modes_change_logits:
+            tensors["logits_last_" + suffix] = other.logits_last
+            tensors["step_logits_" + suffix] = other.step_logits
     architecture.finish(record)
     for image in opened:
         image.close()
