@@ -6,6 +6,9 @@ import math
 import torch
 from safetensors.torch import save_file
 
+# Tensors that are added to tokens, or stand for them, and not multiplied with them.
+ADDED_TO_TOKENS = ("position_embedding", "positional_embedding", "tile_embedding", "latent_query")
+
 
 def _generator(seed, name):
     """A stream of its own for each tensor: adding a tensor leaves the others as they were."""
@@ -15,14 +18,20 @@ def _generator(seed, name):
 
 def _values(name, shape, generator):
     """Weights large enough that every path through the model shows in the logits."""
+    # NeMo's names for what others call embed_tokens and lm_head.
+    name = name.replace("embedding.word_embeddings.weight", "embed_tokens")
+    name = name.replace("output_layer", "lm_head")
     noise = torch.randn(shape, generator=generator)
-    if noise.ndim == 1 and "norm" in name.lower():
+    if noise.numel() == 1:
+        # A gate: far from shut, whatever the seed.
+        return 0.1 * noise + 0.7
+    if noise.ndim == 1 and ("norm" in name.lower() or "_ln." in name):
         return 0.1 * noise + (1.0 if name.endswith("weight") else 0.0)
     if name.endswith("bias"):
         return 0.1 * noise
     if noise.ndim == 1 or name.endswith("GN"):
         return 0.5 * noise
-    if "position_embedding" in name:
+    if any(part in name for part in ADDED_TO_TOKENS):
         return 0.5 * noise
     if "embed_tokens" in name and "vision" not in name:
         return noise
@@ -31,12 +40,16 @@ def _values(name, shape, generator):
     return noise * gain / math.sqrt(fan_in)
 
 
+def values(name, shape, seed):
+    """The tensor of this name; its values are representable in bfloat16."""
+    return _values(name, shape, _generator(seed, name)).to(torch.bfloat16).float()
+
+
 @torch.no_grad()
 def initialise(model, seed):
-    """Overwrites every parameter of `model`; values stay representable in bfloat16."""
+    """Overwrites every parameter of `model`."""
     for name, parameter in model.named_parameters():
-        values = _values(name, parameter.shape, _generator(seed, name))
-        parameter.copy_(values.to(torch.bfloat16).float())
+        parameter.copy_(values(name, parameter.shape, seed))
 
 
 def save(model, path, skip=()):

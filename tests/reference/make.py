@@ -2,6 +2,7 @@
 """Makes goldens with the reference implementations. See README.md."""
 
 import argparse
+import importlib
 import os
 import warnings
 
@@ -24,12 +25,31 @@ def deterministic():
     torch.manual_seed(0)
 
 
+# subcommand -> module, class, variants with the default first
+MODELS = {
+    "llava": ("llava", "Llava", []),
+    "llava_next": ("llava", "LlavaNext", ["mistral", "vicuna", "yi"]),
+    "mllama": ("mllama", "Mllama", ["instruct", "base"]),
+    "kosmos2": ("kosmos2", "Kosmos2", []),
+}
+
+
 def phi3_v(arguments):
     """Checkpoint and goldens of Phi-3-vision or Phi-3.5-vision."""
     from goldens import make
     from phi3_v import Phi3V
 
     architecture = Phi3V(arguments.variant, arguments.num_crops)
+    make(architecture, arguments.out, arguments.seed, arguments.full)
+
+
+def model(arguments):
+    """Checkpoint and goldens of one of `MODELS`."""
+    from goldens import make
+
+    module, name, variants = MODELS[arguments.kind]
+    kind = getattr(importlib.import_module(module), name)
+    architecture = kind(arguments.variant) if variants else kind()
     make(architecture, arguments.out, arguments.seed, arguments.full)
 
 
@@ -58,15 +78,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
 
-    model = argparse.ArgumentParser(add_help=False)
-    model.add_argument("out", help="folder to write; an existing one is replaced")
-    model.add_argument("--seed", type=int, default=1)
-    model.add_argument("--full", action="store_true", help="store every pixel value")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("out", help="folder to write; an existing one is replaced")
+    common.add_argument("--seed", type=int, default=1)
+    common.add_argument("--full", action="store_true", help="store every pixel value")
 
-    phi = kinds.add_parser("phi3_v", parents=[model], help=phi3_v.__doc__)
+    phi = kinds.add_parser("phi3_v", parents=[common], help=phi3_v.__doc__)
     phi.add_argument("--variant", choices=["phi3", "phi3.5"], default="phi3.5")
     phi.add_argument("--num-crops", type=int, help="the variant's own by default: 16 or 4")
     phi.set_defaults(make=phi3_v)
+
+    for name, (_, _, variants) in MODELS.items():
+        other = kinds.add_parser(name, parents=[common], help=f"checkpoint and goldens of {name}")
+        if variants:
+            other.add_argument("--variant", choices=variants, default=variants[0])
+        other.set_defaults(make=model)
 
     for kind in (resample, decode, broken):
         other = kinds.add_parser(kind.__name__, help=kind.__doc__)

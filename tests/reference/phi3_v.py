@@ -1,7 +1,6 @@
 """Phi-3-vision and Phi-3.5-vision, run with the authors' remote code from $PHI3V_REF."""
 
 import importlib
-import json
 import os
 import re
 import shutil
@@ -15,7 +14,8 @@ import torch
 import transformers
 
 import checkpoint
-from goldens import NEW_TOKENS, Architecture, Case
+from goldens import NEW_TOKENS, Architecture, Case, write_json
+from pictures import CLIP_MEAN, CLIP_STD
 from tokenizers_tiny import sentencepiece_bpe, special
 
 CHAT_TEMPLATE = (
@@ -46,8 +46,6 @@ ADDED_TOKENS = {
 
 PIECES = 800
 VOCABULARY = 832
-CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
-CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 # Where the reference raises, though the input makes sense.
 EVERY_OCCURRENCE = "features of an image are inserted at every occurrence of its tag"
 ONE_PIXEL_HIGH = "the height after scaling is at least one pixel"
@@ -264,6 +262,8 @@ class Phi3V(Architecture):
     name = "phi3_v"
     # `wte` is another name of the token embeddings; position ids are not weights.
     skip_weights = ("wte", "position_ids")
+    # Crops of 336 pixels are dear.
+    no_cache_steps_with_images = 3
 
     def __init__(self, variant="phi3.5", num_crops=None):
         self.settings = VARIANTS[variant]
@@ -390,11 +390,6 @@ class Phi3V(Architecture):
         few = [case for case in CASES if case.name in FEW_CASES]
         return [replace(case, stride=24, trace=False) for case in few] + rope[-1:]
 
-    def prompt(self, messages):
-        return self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False
-        )
-
     def inputs(self, prompt, images, patch=None):
         processing = self.code["image_processing_phi3_v.py"]
         processing.MINIMUM_HEIGHT = 1 if patch == ONE_PIXEL_HIGH else 0
@@ -405,8 +400,8 @@ class Phi3V(Architecture):
         self.occurrences = tags if patch == EVERY_OCCURRENCE else None
         return inputs
 
-    def model_inputs(self, inputs):
-        extra = super().model_inputs(inputs)
+    def model_inputs(self, inputs, length):
+        extra = super().model_inputs(inputs, length)
         if self.occurrences:
             extra = {name: value[self.occurrences] for name, value in extra.items()}
         return extra
@@ -464,8 +459,3 @@ class Phi3V(Architecture):
         finally:
             for hook in hooks:
                 hook.remove()
-
-
-def write_json(path, value):
-    """Pretty JSON with a final newline."""
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

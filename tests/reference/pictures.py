@@ -7,6 +7,9 @@ from PIL import Image, ImageDraw, ImageOps
 
 EXIF_ORIENTATION = 0x0112
 WHITE = (255, 255, 255)
+# By which CLIP and its relatives normalise channels.
+CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
+CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
 
 def draw(width, height, seed, mode="RGB"):
@@ -70,6 +73,13 @@ def load(path):
     """`flatten` for a file."""
     with Image.open(path) as image:
         return flatten(image)
+
+
+def sizes():
+    """Widths and heights for tables of what a processor does to pictures of any size."""
+    sides = (1, 2, 3, 5, 13, 14, 15, 55, 56, 57, 111, 336, 337, 671, 672, 673, 1008, 1999, 2000)
+    drawn = np.random.RandomState(5).randint(1, 2001, (240, 2)).tolist()
+    return [(width, height) for width in sides for height in sides] + [tuple(s) for s in drawn]
 
 
 # file name -> width, height, seed, mode
