@@ -48,11 +48,13 @@ impl Size {
     }
 }
 
-/// Scales the shorter side, keeps the middle, and normalises.
+/// Scales, keeps the middle, and normalises.
 #[derive(Debug, Clone)]
 pub(crate) struct ClipImage {
     /// Pixels per side of what the tower takes.
     side: usize,
+    /// The shorter side is scaled to it, and not both.
+    keeps_ratio: bool,
     filter: Filter,
     levels: Levels,
 }
@@ -62,6 +64,7 @@ impl ClipImage {
     pub(crate) fn openai(side: usize) -> Self {
         Self {
             side,
+            keeps_ratio: true,
             filter: Filter::Bicubic,
             levels: Levels::rescaled(&Normalisation::default()),
         }
@@ -78,7 +81,7 @@ impl ClipImage {
                 return Err(must(
                     field,
                     &format!("be {side} pixels, which is what the tower takes"),
-                    &format!("{:?}", size),
+                    &format!("{size:?}"),
                 ));
             }
         }
@@ -106,6 +109,7 @@ impl ClipImage {
         };
         Ok(Self {
             side,
+            keeps_ratio: !matches!(settings.size, Some(Size::Sides { .. })),
             filter,
             levels: Levels::rescaled(&settings.normalisation),
         })
@@ -116,8 +120,11 @@ impl ClipImage {
         self.side
     }
 
-    /// The middle of a picture, `[1, 3, side, side]`.
+    /// The middle of a picture, `[1, 3, side, side]`; all of it where its ratio is not kept.
     pub(crate) fn middle(&self, picture: &Picture) -> candle_core::Result<Tensor> {
+        if !self.keeps_ratio {
+            return self.squeezed(picture);
+        }
         let (width, height) = (picture.width() as usize, picture.height() as usize);
         let side = self.side;
         let long = |long: usize, short: usize| ((side * long) as f64 / short as f64) as usize;

@@ -67,15 +67,21 @@ pub(crate) fn check_vocabulary(tokenizer: &Tokenizer, vocab_size: usize) -> Resu
 
 /// Compiles the checkpoint's chat template, or `fallback` where it has none.
 pub(crate) fn chat_template(files: &ModelFiles, fallback: &str) -> Result<ChatTemplate, LoadError> {
-    compile(files, Some(fallback))
+    let (source, specials) = template_source(files)?;
+    let source = source.as_deref().unwrap_or(fallback);
+    ChatTemplate::compile(source, &specials).map_err(LoadError::Template)
 }
 
-/// Compiles the chat template of a checkpoint that cannot do without.
-pub(crate) fn required_chat_template(files: &ModelFiles) -> Result<ChatTemplate, LoadError> {
-    compile(files, None)
+/// Compiles the chat template of a checkpoint that has one.
+pub(crate) fn optional_chat_template(
+    files: &ModelFiles,
+) -> Result<Option<ChatTemplate>, LoadError> {
+    let (source, specials) = template_source(files)?;
+    let compile = |source: String| ChatTemplate::compile(&source, &specials);
+    source.map(compile).transpose().map_err(LoadError::Template)
 }
 
-fn compile(files: &ModelFiles, fallback: Option<&str>) -> Result<ChatTemplate, LoadError> {
+fn template_source(files: &ModelFiles) -> Result<(Option<String>, SpecialTokens), LoadError> {
     let jinja = files.read_optional("chat_template.jinja")?;
     let json = files.read_optional("chat_template.json")?;
     let config = files.read_optional(TOKENIZER_CONFIG_FILE)?;
@@ -90,15 +96,7 @@ fn compile(files: &ModelFiles, fallback: Option<&str>) -> Result<ChatTemplate, L
         Some(bytes) => SpecialTokens::from_json(bytes).map_err(LoadError::Template)?,
         None => SpecialTokens::default(),
     };
-    let Some(source) = source.as_deref().or(fallback) else {
-        return Err(LoadError::invalid(
-            "chat_template.jinja",
-            "the checkpoint has no chat template, here or in `chat_template.json` or \
-             `tokenizer_config.json`; base models have none and cannot chat"
-                .to_owned(),
-        ));
-    };
-    ChatTemplate::compile(source, &specials).map_err(LoadError::Template)
+    Ok((source.map(Into::into), specials))
 }
 
 /// `eos_token_id` of `generation_config.json`, where there is one.

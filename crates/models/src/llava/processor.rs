@@ -86,14 +86,16 @@ impl LlavaProcessor {
         }
         let generation = text::generation_stops(files)?;
         let configured = generation.0.iter().chain(&config.text_config.eos_token_id.0);
-        // Chat turns end with the tokenizer's own end, which configurations often leave out.
-        let usual = ["</s>", "<|im_end|>"];
-        let named = usual.iter().filter_map(|token| tokenizer.token_to_id(token));
+        let mut stop_ids: Vec<u32> = configured.copied().collect();
+        if stop_ids.is_empty() {
+            let usual = ["</s>", "<|im_end|>"];
+            stop_ids.extend(usual.iter().filter_map(|token| tokenizer.token_to_id(token)));
+        }
         let view_features = geometry.grid * geometry.grid + usize::from(config.keeps_class_token());
         let fallback = templates::for_checkpoint(config, &tokenizer, &views);
         Ok(Self {
             template: text::chat_template(files, fallback)?,
-            stop_ids: text::stop_ids(named.chain(configured.copied())),
+            stop_ids: text::stop_ids(stop_ids),
             vocab_size: sizes.vocab_size,
             image_token,
             clip_image: ClipImage::read(files, geometry.side())?,
@@ -113,7 +115,7 @@ impl LlavaProcessor {
                 let plan = Plan::new((size.1, size.0), pinpoints, side, self.grid);
                 let mut views = vec![self.clip_image.squeezed(picture)?];
                 for patch in anyres::patches(picture, &plan, side, self.clip_image.filter()) {
-                    views.push(self.clip_image.squeezed(&patch)?);
+                    views.push(self.clip_image.middle(&patch)?);
                 }
                 (Tensor::cat(&views, 0)?, self.view_features + plan.features())
             }

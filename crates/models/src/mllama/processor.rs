@@ -1,5 +1,6 @@
 //! From a conversation to token ids and tiles, as `processing_mllama.py` does it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use super::config::Config;
 use crate::common::levels::{COLOURS, Levels, Normalisation};
 use crate::common::{chat, text};
 use crate::load::Source;
-use crate::{Chat, LoadError, ModelFiles, PrepareError, Processor};
+use crate::{Chat, LoadError, LoadOptions, ModelFiles, PrepareError, Processor};
 
 /// Stands for a picture in a prompt.
 const IMAGE: &str = "<|image|>";
@@ -26,7 +27,8 @@ const BEGIN: &str = "<|begin_of_text|>";
 /// by cross-attention; pictures without text between them are looked at together.
 pub struct MllamaProcessor {
     tokenizer: Arc<Tokenizer>,
-    template: ChatTemplate,
+    /// Base models have none.
+    template: Option<ChatTemplate>,
     stop_ids: Vec<u32>,
     image_token: u32,
     /// Tokens that may stand in a prompt: the vocabulary and the image's.
@@ -76,7 +78,7 @@ impl MllamaProcessor {
         let configured = generation.0.iter().chain(config.eos_token_ids()).copied();
         let input_vocab_size = config.text_sizes()?.vocab_size.max(image_token as usize + 1);
         Ok(Self {
-            template: text::required_chat_template(files)?,
+            template: text::optional_chat_template(files)?,
             stop_ids: text::stop_ids(configured),
             image_token,
             input_vocab_size,
@@ -88,18 +90,52 @@ impl MllamaProcessor {
         })
     }
 
+    /// Reads the processor of a checkpoint, without its weights.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<Self, LoadError> {
+        let weights = files.weights()?;
+        let source = Source::new(&weights, options)?;
+        Self::new(files, &Config::read(files)?, &source)
+    }
+
+    /// Tokenises a prompt as it is, with `pictures` at its `<|image|>` tokens in their order.
+    ///
+    /// # Errors
+    /// When there are more or fewer tokens than pictures.
+    pub fn prepare_prompt(
+        &self,
+        prompt: &str,
+        pictures: &[Picture],
+    ) -> Result<Prepared, PrepareError> {
+        let images = pictures
+            .iter()
+            .map(|picture| self.image(picture))
+            .collect::<Result<Vec<_>, _>>()?;
+        let places: Vec<usize> = (0..images.len()).collect();
+        self.place(prompt, &places, images)
+    }
+
     /// Tokenises a rendered prompt, with `images` at its `<|image|>` tokens in their order.
     ///
     /// `places[k]` is the index into `images` of the picture that the `k`-th token stands for.
-    fn prepare_prompt(
+    fn place(
         &self,
         prompt: &str,
         places: &[usize],
         images: Vec<ImageInput>,
     ) -> Result<Prepared, PrepareError> {
-        // The template writes the beginning of the text itself; a second one would be wrong.
-        let special = !prompt.starts_with(BEGIN);
-        let tokens = text::encode(&self.tokenizer, prompt, special, self.input_vocab_size)?;
+        // Templates write the beginning of the text themselves; a second one would be wrong.
+        // Where there is none, it stands behind pictures that begin the prompt.
+        let prompt = if prompt.contains(BEGIN) {
+            Cow::Borrowed(prompt)
+        } else {
+            let text = prompt.trim_start_matches(IMAGE);
+            let pictures = &prompt[..prompt.len() - text.len()];
+            Cow::Owned(format!("{pictures}{BEGIN}{text}"))
+        };
+        let tokens = text::encode(&self.tokenizer, &prompt, false, self.input_vocab_size)?;
         let at: Vec<usize> = tokens
             .iter()
             .enumerate()
@@ -179,9 +215,14 @@ impl MllamaProcessor {
 
     /// The prompt with what users wrote still shielded.
     fn render_shielded(&self, chat: &Chat) -> Result<String, PrepareError> {
+        let template = self.template.as_ref().ok_or_else(|| {
+            PrepareError::Template(
+                "there is none: the checkpoint is a base model, which cannot chat".to_owned(),
+            )
+        })?;
         let messages = chat::messages(chat, &self.tokenizer, true);
         let kwargs = self.tokenizer.shield_map(&chat.template_kwargs);
-        text::render(&self.template, &messages, &kwargs).map_err(|error| match error {
+        text::render(template, &messages, &kwargs).map_err(|error| match error {
             PrepareError::Template(reason)
                 if chat.messages.iter().any(|message| message.role == "system")
                     && !chat::places(chat).is_empty() =>
@@ -216,7 +257,7 @@ impl Processor for MllamaProcessor {
             .iter()
             .map(|picture| self.image(picture))
             .collect::<Result<Vec<_>, _>>()?;
-        self.prepare_prompt(&prompt, &chat::numbers(chat, &order), images)
+        self.place(&prompt, &chat::numbers(chat, &order), images)
     }
 
     fn render(&self, chat: &Chat) -> Result<String, PrepareError> {

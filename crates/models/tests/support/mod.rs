@@ -5,12 +5,15 @@
 //! further ones, separated by colons.
 
 pub(crate) mod runner;
+pub(crate) mod suite;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use vlmd_media::{DecodeLimits, Picture};
 
 /// The directories whose goldens are of `architecture`. There is always at least one.
@@ -43,6 +46,7 @@ pub(crate) struct Golden {
     pub(crate) directory: PathBuf,
     pub(crate) cases: Vec<Case>,
     pub(crate) stop_ids: Vec<u32>,
+    date_string: Option<String>,
     tensors: HashMap<String, Tensor>,
 }
 
@@ -50,33 +54,52 @@ pub(crate) struct Golden {
 #[derive(Deserialize)]
 pub(crate) struct Case {
     pub(crate) name: String,
+    #[serde(default)]
     pub(crate) messages: Vec<GoldenMessage>,
     pub(crate) prompt: String,
+    /// Where there are no messages: what the reference was given.
+    pub(crate) raw_prompt: Option<String>,
     images: Vec<String>,
     /// The pictures in a form that every decoder gives the same pixels for.
     images_decoded: Option<Vec<String>>,
-    /// Below 0 where an image is: `-k` for the k-th.
+    /// Where a picture's features stand: the id of the image token, or `-k` for the k-th picture.
     pub(crate) input_ids: Vec<i64>,
-    pub(crate) generated_ids: Vec<u32>,
-    /// Distance from the best to the second-best logit, per step.
-    pub(crate) top2_gaps: Vec<f64>,
-    /// The same for runs with another mode, named by a suffix.
-    #[serde(default)]
-    pub(crate) generated_ids_long: Option<Vec<u32>>,
-    #[serde(default)]
-    pub(crate) generated_ids_short: Option<Vec<u32>>,
-    #[serde(default)]
-    pub(crate) top2_gaps_long: Option<Vec<f64>>,
-    #[serde(default)]
-    pub(crate) top2_gaps_short: Option<Vec<f64>>,
     tensors: HashMap<String, TensorRecord>,
+    /// What the reference generates, in each mode: `generated_ids`, and the distance from the best
+    /// to the second-best logit per step in `top2_gaps`, with a suffix that names the mode.
+    #[serde(flatten)]
+    modes: HashMap<String, Value>,
 }
 
-/// A message as the reference's template takes it: image tags are written out.
+/// A message as the reference's template takes it.
 #[derive(Deserialize)]
 pub(crate) struct GoldenMessage {
     pub(crate) role: String,
-    pub(crate) content: String,
+    pub(crate) content: Content,
+}
+
+/// With image tags written out, or part by part.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Content {
+    Text(String),
+    Parts(Vec<GoldenPart>),
+}
+
+/// One part of a message.
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub(crate) enum GoldenPart {
+    Text { text: String },
+    Image,
+}
+
+impl Case {
+    /// What the reference generates in the mode that `suffix` names.
+    pub(crate) fn generated<T: DeserializeOwned>(&self, field: &str, suffix: &str) -> Option<T> {
+        let value = self.modes.get(&format!("{field}{suffix}"))?;
+        Some(serde_json::from_value(value.clone()).unwrap())
+    }
 }
 
 #[derive(Deserialize)]
@@ -91,6 +114,7 @@ impl Golden {
         struct File {
             cases: Vec<Case>,
             stop_ids: Vec<u32>,
+            date_string: Option<String>,
         }
         let file = std::fs::read(directory.join("golden.json")).unwrap();
         let file: File = serde_json::from_slice(&file).unwrap();
@@ -99,8 +123,16 @@ impl Golden {
             directory: directory.to_owned(),
             cases: file.cases,
             stop_ids: file.stop_ids,
+            date_string: file.date_string,
             tensors: candle_core::safetensors::load(tensors, &Device::Cpu).unwrap(),
         }
+    }
+
+    /// What the reference's template was given beside the messages.
+    pub(crate) fn template_kwargs(&self) -> serde_json::Map<String, Value> {
+        let date = self.date_string.iter();
+        date.map(|date| ("date_string".to_owned(), Value::from(date.clone())))
+            .collect()
     }
 
     pub(crate) fn tensor(&self, case: &Case, name: &str) -> Option<&Tensor> {

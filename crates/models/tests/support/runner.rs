@@ -1,7 +1,7 @@
 //! A minimal engine: sequences over scattered pages, any number of them in a step.
 
 use candle_core::{DType, Tensor};
-use vlmd_backend::{BLOCK_TOKENS, KvCache, Model, Prepared, Splice, Step};
+use vlmd_backend::{BLOCK_TOKENS, CrossImage, CrossRows, KvCache, Model, Prepared, Splice, Step};
 
 /// What a sequence tells the model of the longest that it may grow to.
 #[derive(Debug, Clone, Copy)]
@@ -121,6 +121,20 @@ impl<'a> Runner<'a> {
                     features: features
                         .narrow(0, start - span.tokens.start, end - start)
                         .unwrap(),
+                });
+            }
+        }
+        for span in &sequence.prompt.cross {
+            let (start, end) = (span.tokens.start.max(from), span.tokens.end.min(to));
+            if start < end {
+                let row = |position| step.tokens.len() + position - from;
+                let seen = |seen: &CrossImage| {
+                    (sequence.features[seen.image].clone(), seen.visible)
+                };
+                step.cross.push(CrossRows {
+                    rows: row(start)..row(end),
+                    images: span.images.iter().map(seen).collect(),
+                    unseen: span.unseen,
                 });
             }
         }

@@ -1,0 +1,102 @@
+//! Llama-3.2-Vision against the reference implementation; see `support::suite` for the rungs.
+//!
+//! Everything is run in both variants: Meta's, where tokens before the first picture see nothing,
+//! and that of transformers.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+
+mod support;
+
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use support::suite::{Suite, prepare_chat};
+use vlmd_models::mllama::MllamaProcessor;
+use vlmd_models::{LoadOptions, ModelFiles};
+
+/// A suite in one variant, and the suffix of what the reference gives in it.
+static SUITES: LazyLock<Mutex<Vec<(Suite, &'static str)>>> = LazyLock::new(|| {
+    let mut suites = Vec::new();
+    for path in support::directories("mllama") {
+        for (quirks, suffix) in [(false, "_meta"), (true, "")] {
+            let files = ModelFiles::Directory(path.clone());
+            let written = MllamaProcessor::load(&files, &options(quirks)).unwrap();
+            let suite = Suite::new(&path, &options(quirks), |processor, golden, case| {
+                if let Some(prompt) = &case.raw_prompt {
+                    return written.prepare_prompt(prompt, &golden.pictures(case)).unwrap();
+                }
+                prepare_chat(processor, golden, case)
+            });
+            suites.push((suite, suffix));
+        }
+    }
+    Mutex::new(suites)
+});
+
+fn options(transformers_quirks: bool) -> LoadOptions {
+    LoadOptions {
+        transformers_quirks,
+        ..LoadOptions::default()
+    }
+}
+
+fn suites() -> MutexGuard<'static, Vec<(Suite, &'static str)>> {
+    // A test that failed has changed nothing in here.
+    SUITES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[test]
+fn prompts_ids_and_pixels_are_the_references() {
+    for (suite, _) in suites().iter() {
+        suite.check_prompts();
+        suite.check_ids();
+        suite.check_pixels(|stored, picture| stored.get(0).unwrap().get(picture).unwrap());
+    }
+}
+
+/// `cross_attention_mask` of the reference, `[1, tokens, pictures, tiles]`.
+#[test]
+fn tokens_look_at_the_tiles_that_the_references_mask_shows() {
+    for (suite, _) in suites().iter() {
+        for (case, (prompt, _)) in suite.golden.cases.iter().zip(&suite.prompts) {
+            let Some(mask) = suite.golden.tensor(case, "cross_attention_mask") else {
+                assert_eq!(prompt.cross.is_empty(), prompt.images.is_empty());
+                continue;
+            };
+            let mask = mask.to_dtype(candle_core::DType::F32).unwrap().get(0).unwrap();
+            let mask = mask.sum(2).unwrap().to_vec2::<f32>().unwrap();
+            let mut seen = vec![vec![0f32; prompt.images.len()]; prompt.tokens.len()];
+            for span in prompt.cross.iter().filter(|span| !span.unseen) {
+                let tokens = span.tokens.start..span.tokens.end.min(prompt.tokens.len());
+                for token in tokens {
+                    for look in &span.images {
+                        let (rows, columns) = prompt.images[look.image].size;
+                        assert!(look.visible.is_multiple_of(rows * columns));
+                        seen[token][look.image] = (rows * columns) as f32;
+                    }
+                }
+            }
+            assert_eq!(seen, mask, "{}", suite.label(case));
+        }
+    }
+}
+
+#[test]
+fn logits_and_tokens_are_the_references() {
+    for (suite, suffix) in suites().iter() {
+        suite.check_runs(&suite.runs(suffix));
+    }
+}
+
+#[test]
+fn pictures_encoded_together_equal_pictures_encoded_alone() {
+    for (suite, _) in suites().iter() {
+        suite.check_encoded_together();
+    }
+}
+
+#[test]
+fn weights_widened_on_loading_change_nothing() {
+    for (suite, suffix) in suites().iter() {
+        suite.check_widened(options(suffix.is_empty()), suffix);
+    }
+}
