@@ -11,10 +11,16 @@ const CLEAR_GAP: f64 = 1e-3;
 
 /// The committed goldens and those that `VLMD_GOLDENS` names, separated by colons.
 fn goldens() -> Vec<PathBuf> {
-    let mut folders = vec![
-        golden_checkpoint(),
-        project().join("tests/golden/phi3_v_crops16"),
+    let mut folders = vec![golden_checkpoint()];
+    let committed = [
+        "phi3_v_crops16",
+        "llava",
+        "llava_next",
+        "llava_next_vicuna",
+        "llava_next_yi",
+        "mllama",
     ];
+    folders.extend(committed.map(|name| project().join("tests/golden").join(name)));
     if let Ok(more) = std::env::var("VLMD_GOLDENS") {
         folders.extend(
             more.split(':')
@@ -26,6 +32,23 @@ fn goldens() -> Vec<PathBuf> {
 }
 
 /// A golden's content as the parts that a client would send, `None` where HTTP cannot spell it.
+fn content(content: &Value, pictures: &mut impl Iterator<Item = String>) -> Option<Vec<Value>> {
+    let Some(given) = content.as_array() else {
+        return parts(content.as_str()?, pictures);
+    };
+    given
+        .iter()
+        .map(|part| {
+            if part["type"] == "image" {
+                let url = pictures.next()?;
+                return Some(json!({"type": "image_url", "image_url": {"url": url}}));
+            }
+            Some(part.clone())
+        })
+        .collect()
+}
+
+/// The same for Phi-3, whose tags are written out.
 ///
 /// The server joins parts by newlines: a line that is nothing but a tag becomes a picture, the
 /// lines between become text. A tag within a line has no spelling.
@@ -55,15 +78,18 @@ fn parts(content: &str, pictures: &mut impl Iterator<Item = String>) -> Option<V
 
 /// A golden's conversation, `None` where HTTP cannot spell it.
 fn messages(case: &Value, folder: &Path) -> Option<Vec<Value>> {
-    let mut pictures = case["images"]
-        .as_array()?
+    // In a form that every decoder gives the same pixels for.
+    let files = case["images_decoded"]
+        .as_array()
+        .or(case["images"].as_array())?;
+    let mut pictures = files
         .iter()
         .map(|file| png(&folder.join(file.as_str().unwrap())));
     let messages = case["messages"]
         .as_array()?
         .iter()
         .map(|message| {
-            let content = parts(message["content"].as_str()?, &mut pictures)?;
+            let content = content(&message["content"], &mut pictures)?;
             Some(json!({"role": message["role"], "content": content}))
         })
         .collect();
@@ -93,8 +119,13 @@ async fn check(folder: &Path) {
         let Some(messages) = messages(case, folder) else {
             continue;
         };
-        let ids = case["generated_ids"].as_array().unwrap();
-        let clear = case["top2_gaps"]
+        // mllama answers as Meta's own code does, unless it is told otherwise.
+        let mode = |field: &str| {
+            let meta = &case[format!("{field}_meta")];
+            if meta.is_null() { &case[field] } else { meta }
+        };
+        let ids = mode("generated_ids").as_array().unwrap();
+        let clear = mode("top2_gaps")
             .as_array()
             .unwrap()
             .iter()
@@ -103,6 +134,7 @@ async fn check(folder: &Path) {
         let body = json!({
             "model": "test", "messages": messages, "temperature": 0, "max_tokens": clear.max(1),
             "ignore_eos": true, "skip_special_tokens": false, "logprobs": true,
+            "chat_template_kwargs": {"date_string": golden["date_string"]},
         });
         let answer: Value = server.chat(&body).await.json().await.unwrap();
         assert_eq!(
@@ -111,19 +143,33 @@ async fn check(folder: &Path) {
         );
         if clear == ids.len() {
             let text = answer["choices"][0]["message"]["content"].as_str().unwrap();
-            assert_eq!(
-                text.trim(),
-                case["generated_text"].as_str().unwrap().trim(),
-                "{name}"
-            );
+            let expected = mode("generated_text").as_str().unwrap();
+            assert_eq!(text.trim(), expected.trim(), "{}: {name}", folder.display());
         }
         checked += 1;
     }
+    check_refused(&golden, folder, &server).await;
     assert!(
         checked >= 3,
         "{checked} cases of {} were run",
         folder.display()
     );
+}
+
+/// What the reference's template refuses is the client's mistake, and the answer says which.
+async fn check_refused(golden: &Value, folder: &Path, server: &Server) {
+    for case in golden["refused"].as_array().into_iter().flatten() {
+        let Some(messages) = messages(case, folder) else {
+            continue;
+        };
+        let body = json!({"model": "test", "messages": messages, "max_tokens": 1});
+        let answer = server.chat(&body).await;
+        assert_eq!(answer.status(), 400, "{}", case["name"]);
+        let answer: Value = answer.json().await.unwrap();
+        let message = answer["error"]["message"].as_str().unwrap();
+        let reason = case["error"].as_str().unwrap().split_once(": ").unwrap().1;
+        assert!(message.contains(reason), "{message}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -80,7 +80,9 @@ impl MemoryPlan {
             cross_bytes: if spec.cross_feature_bytes == 0 {
                 0
             } else {
-                wishes.cross_memory.map_or(free / DEFAULT_SHARE, |size| size.0)
+                wishes
+                    .cross_memory
+                    .map_or(free / DEFAULT_SHARE, |size| size.0)
             },
             max_model_len: wanted_len.min(capacity),
         })

@@ -22,6 +22,13 @@ macro_rules! card {
 
 /// The cards as they are written, in the order of their file names.
 const CARDS: &[(&str, &str)] = &[
+    card!("llava-1.5-13b.toml"),
+    card!("llava-1.5-7b.toml"),
+    card!("llava-v1.6-34b.toml"),
+    card!("llava-v1.6-mistral-7b.toml"),
+    card!("llava-v1.6-vicuna-7b.toml"),
+    card!("meta-llama-3.2-11b-vision-instruct.toml"),
+    card!("meta-llama-3.2-90b-vision-instruct.toml"),
     card!("microsoft-phi-3-vision-128k-instruct.toml"),
     card!("microsoft-phi-3.5-vision-instruct.toml"),
     card!("vlmd-tiny.toml"),

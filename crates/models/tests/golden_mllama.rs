@@ -22,7 +22,9 @@ static SUITES: LazyLock<Mutex<Vec<(Suite, &'static str)>>> = LazyLock::new(|| {
             let written = MllamaProcessor::load(&files, &options(quirks)).unwrap();
             let suite = Suite::new(&path, &options(quirks), |processor, golden, case| {
                 if let Some(prompt) = &case.raw_prompt {
-                    return written.prepare_prompt(prompt, &golden.pictures(case)).unwrap();
+                    return written
+                        .prepare_prompt(prompt, &golden.pictures(case))
+                        .unwrap();
                 }
                 prepare_chat(processor, golden, case)
             });
@@ -62,7 +64,11 @@ fn tokens_look_at_the_tiles_that_the_references_mask_shows() {
                 assert_eq!(prompt.cross.is_empty(), prompt.images.is_empty());
                 continue;
             };
-            let mask = mask.to_dtype(candle_core::DType::F32).unwrap().get(0).unwrap();
+            let mask = mask
+                .to_dtype(candle_core::DType::F32)
+                .unwrap()
+                .get(0)
+                .unwrap();
             let mask = mask.sum(2).unwrap().to_vec2::<f32>().unwrap();
             let mut seen = vec![vec![0f32; prompt.images.len()]; prompt.tokens.len()];
             for span in prompt.cross.iter().filter(|span| !span.unseen) {

@@ -12,9 +12,7 @@ mod tile;
 mod x86;
 
 use candle_core::{CpuStorage, D, Device, InplaceOp2, Layout, Result, Tensor, bail};
-use rowwise::{
-    Gelu, LayerNorm, QuickGelu, RmsNorm, Rope, RowOp, Softmax, SquaredRelu, SwiGlu,
-};
+use rowwise::{Gelu, LayerNorm, QuickGelu, RmsNorm, Rope, RowOp, Softmax, SquaredRelu, SwiGlu};
 
 use crate::ragged::{PAGE_TOKENS, Sequence};
 use attention::{Heads, KeyRows, Span};

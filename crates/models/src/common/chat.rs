@@ -65,7 +65,10 @@ pub(crate) fn pictures<'a>(
 pub(crate) fn messages(chat: &Chat, tokenizer: &Tokenizer, plain: bool) -> Vec<Value> {
     let content = |message: &Message| match message.parts.as_slice() {
         [Part::Text(text)] if plain => Value::String(tokenizer.shield(text).into_owned()),
-        parts => parts.iter().map(|part| self::part(part, tokenizer)).collect(),
+        parts => parts
+            .iter()
+            .map(|part| self::part(part, tokenizer))
+            .collect(),
     };
     let messages = chat.messages.iter();
     messages

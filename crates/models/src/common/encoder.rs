@@ -104,10 +104,14 @@ impl EncoderLayer {
             let seeing_first = attention(&rest, &first(&key)?, &first(&value)?, scale)?;
             Tensor::cat(&[seeing_all, seeing_first], 1)?
         };
-        let attended = self.output.forward(&attended.reshape((count, tokens, hidden))?)?;
+        let attended = self
+            .output
+            .forward(&attended.reshape((count, tokens, hidden))?)?;
         let x = (x + scaled(attended, self.gates[0])?)?;
 
-        let inner = self.activation.apply(&self.up.forward(&self.mlp_norm.forward(&x)?)?)?;
+        let inner = self
+            .activation
+            .apply(&self.up.forward(&self.mlp_norm.forward(&x)?)?)?;
         &x + scaled(self.down.forward(&inner)?, self.gates[1])?
     }
 }

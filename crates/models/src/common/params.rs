@@ -77,7 +77,12 @@ impl<'a> Params<'a> {
     /// The hyperbolic tangent of a learnt scalar, which scales a branch.
     pub(crate) fn gate(&self, name: &str) -> Result<f64, LoadError> {
         let gate = self.activation(name, &[1])?.to_dtype(DType::F32)?;
-        Ok(gate.tanh()?.to_vec1::<f32>()?.first().copied().map_or(0.0, f64::from))
+        Ok(gate
+            .tanh()?
+            .to_vec1::<f32>()?
+            .first()
+            .copied()
+            .map_or(0.0, f64::from))
     }
 
     /// `name.weight` of shape `[output, input]`, without a bias.
@@ -123,7 +128,9 @@ impl<'a> Params<'a> {
             .iter()
             .map(|(name, output)| self.at(name).weight("weight", &[*output, input]))
             .collect::<Result<Vec<_>, _>>()?;
-        let biased = parts.first().is_some_and(|(name, _)| self.at(name).has("bias"));
+        let biased = parts
+            .first()
+            .is_some_and(|(name, _)| self.at(name).has("bias"));
         let biases = parts
             .iter()
             .filter(|_| biased)

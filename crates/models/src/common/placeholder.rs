@@ -63,9 +63,16 @@ mod tests {
         let images = || vec![image(2), image(1)];
         let prepared = expand(&[5, 9, 6, 9, 9], 9, &[1, 0, 1], images()).unwrap();
         assert_eq!(prepared.tokens, [5, 0, 6, 0, 0, 0]);
-        let spans: Vec<_> = prepared.spans.iter().map(|s| (s.image, s.tokens.clone())).collect();
+        let spans: Vec<_> = prepared
+            .spans
+            .iter()
+            .map(|s| (s.image, s.tokens.clone()))
+            .collect();
         assert_eq!(spans, [(1, 1..2), (0, 3..5), (1, 5..6)]);
         let error = expand(&[9], 9, &[], images()).unwrap_err().to_string();
-        assert!(error.contains("1 image token(s) for 0 picture(s)"), "{error}");
+        assert!(
+            error.contains("1 image token(s) for 0 picture(s)"),
+            "{error}"
+        );
     }
 }

@@ -67,7 +67,10 @@ impl Rope {
     pub(crate) fn llama3(head_dim: usize, theta: f64, config: &Llama3Rope) -> Self {
         let mut rope = Self::plain(head_dim, theta);
         let original = config.original_max_positions as f32;
-        let (low, high) = (config.low_freq_factor as f32, config.high_freq_factor as f32);
+        let (low, high) = (
+            config.low_freq_factor as f32,
+            config.high_freq_factor as f32,
+        );
         for frequency in &mut rope.frequencies {
             let wave = 2.0 * std::f32::consts::PI / *frequency;
             let slowed = *frequency / config.factor as f32;

@@ -55,11 +55,7 @@ impl Sizes {
         within("num_hidden_layers", self.layers, 1..=MAX_LAYERS)?;
         within("num_attention_heads", heads, 1..=MAX_SIZE)?;
         within("head_dim", self.head_dim, 1..=MAX_SIZE)?;
-        within(
-            "max_position_embeddings",
-            self.max_positions,
-            2..=MAX_SIZE,
-        )?;
+        within("max_position_embeddings", self.max_positions, 2..=MAX_SIZE)?;
         if !self.head_dim.is_multiple_of(2) {
             return Err(must(
                 "hidden_size",

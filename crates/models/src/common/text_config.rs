@@ -261,9 +261,18 @@ mod tests {
             Ok::<_, String>(())
         };
         for (config, message) in [
-            (json!({"hidden_act": "gelu"}), "`hidden_act` must be `silu`, but is gelu"),
-            (json!({"rope_theta": 0.0}), "`rope_theta` must be above 0 and finite, but is 0"),
-            (json!({"rms_norm_eps": 2.0}), "`rms_norm_eps` must be at least 0 and below 1, but is 2"),
+            (
+                json!({"hidden_act": "gelu"}),
+                "`hidden_act` must be `silu`, but is gelu",
+            ),
+            (
+                json!({"rope_theta": 0.0}),
+                "`rope_theta` must be above 0 and finite, but is 0",
+            ),
+            (
+                json!({"rms_norm_eps": 2.0}),
+                "`rms_norm_eps` must be at least 0 and below 1, but is 2",
+            ),
             (
                 json!({"rope_scaling": {"rope_type": "yarn"}}),
                 "`rope_scaling.rope_type` must be `default`, `linear` or `llama3`, but is yarn",
@@ -272,9 +281,15 @@ mod tests {
                 json!({"rope_scaling": {"rope_type": "linear"}}),
                 "`rope_scaling.factor` must be above 0 and finite, but is missing",
             ),
-            (json!({"head_dim": 0}), "`head_dim` must be between 1 and 16777216, but is 0"),
+            (
+                json!({"head_dim": 0}),
+                "`head_dim` must be between 1 and 16777216, but is 0",
+            ),
         ] {
-            assert_eq!(error(config).unwrap_err(), format!("`config.json`: {message}"));
+            assert_eq!(
+                error(config).unwrap_err(),
+                format!("`config.json`: {message}")
+            );
         }
     }
 }

@@ -95,12 +95,7 @@ fn best((width, height): (usize, usize), pinpoints: &[(usize, usize)]) -> (usize
 /// The picture is scaled to fit and stands in the middle, on black. Where what remains is odd the
 /// reference's canvas is a pixel too short and its last patches a pixel too narrow: so they are
 /// here, and what makes them whole is what makes any picture fit for the tower.
-pub(super) fn patches(
-    picture: &Picture,
-    plan: &Plan,
-    side: usize,
-    filter: Filter,
-) -> Vec<Picture> {
+pub(super) fn patches(picture: &Picture, plan: &Plan, side: usize, filter: Filter) -> Vec<Picture> {
     let (high, wide) = (plan.patches.0 * side, plan.patches.1 * side);
     let (width, height) = (picture.width() as usize, picture.height() as usize);
     let (scaled_wide, scaled_high) = scaled((width, height), (wide, high));
@@ -176,9 +171,9 @@ mod tests {
             let plan = Plan::new((width as usize, height as usize), &small, 8, 2);
             let patches = patches(&picture, &plan, 8, Filter::Bicubic);
             prop_assert_eq!(patches.len(), plan.patches.0 * plan.patches.1);
-            prop_assert!(patches.iter().all(|p| {
-                (7..=8).contains(&p.width()) && (7..=8).contains(&p.height())
-            }));
+            let whole = |side: u32| (7..=8).contains(&side);
+            let all_whole = patches.iter().all(|p| whole(p.width()) && whole(p.height()));
+            prop_assert!(all_whole);
         }
     }
 }

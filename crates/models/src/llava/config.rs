@@ -109,7 +109,11 @@ impl Config {
         if let Some(kind) = &vision.model_type
             && kind != "clip_vision_model"
         {
-            return Err(must("vision_config.model_type", "be `clip_vision_model`", kind));
+            return Err(must(
+                "vision_config.model_type",
+                "be `clip_vision_model`",
+                kind,
+            ));
         }
         let layer = self.vision_feature_layer;
         let hidden_state = match vision.num_hidden_layers {
@@ -126,12 +130,20 @@ impl Config {
         };
         let mut options = clip::Options::openai(hidden_state);
         if let (Some(hidden), Some(heads)) = (vision.hidden_size, vision.num_attention_heads) {
-            within("vision_config.num_attention_heads", heads, 1..=hidden.max(1))?;
+            within(
+                "vision_config.num_attention_heads",
+                heads,
+                1..=hidden.max(1),
+            )?;
             options.head_dim = hidden / heads;
         }
         if let Some(name) = &vision.hidden_act {
             options.activation = Activation::named(name).ok_or_else(|| {
-                must("vision_config.hidden_act", "be `quick_gelu` or `gelu`", name)
+                must(
+                    "vision_config.hidden_act",
+                    "be `quick_gelu` or `gelu`",
+                    name,
+                )
             })?;
         }
         if let Some(eps) = vision.layer_norm_eps {
@@ -155,10 +167,11 @@ impl Config {
             // `LlavaNextConfig`'s.
             None => vec![(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)],
         };
-        let fits = |length: &usize| {
-            (1..=MAX_PINPOINT).contains(length) && length.is_multiple_of(side)
-        };
-        let all_fit = pinpoints.iter().all(|(high, wide)| fits(high) && fits(wide));
+        let fits =
+            |length: &usize| (1..=MAX_PINPOINT).contains(length) && length.is_multiple_of(side);
+        let all_fit = pinpoints
+            .iter()
+            .all(|(high, wide)| fits(high) && fits(wide));
         if !all_fit || !(1..=MAX_PINPOINTS).contains(&pinpoints.len()) {
             return Err(must(
                 "image_grid_pinpoints",

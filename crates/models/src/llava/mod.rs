@@ -51,7 +51,11 @@ fn load(files: &ModelFiles, source: &Source<'_>, next: bool) -> Result<Parts, Lo
     let geometry = Geometry::read(&names::Parts::of(&params).vision.at(TOWER))?;
     let views = if next {
         if config.keeps_class_token() {
-            return Err(must("vision_feature_select_strategy", "be `default`", "full"));
+            return Err(must(
+                "vision_feature_select_strategy",
+                "be `default`",
+                "full",
+            ));
         }
         Views::Anyres(config.pinpoints(geometry.side())?)
     } else {

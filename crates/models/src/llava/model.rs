@@ -108,7 +108,10 @@ impl Llava {
         let plan = Plan::new(size, pinpoints, geometry.side(), geometry.grid);
         let (count, features, hidden) = views.dims3()?;
         if count != 1 + plan.patches.0 * plan.patches.1 {
-            bail!("{count} views do not make a picture of {:?} patches", plan.patches);
+            bail!(
+                "{count} views do not make a picture of {:?} patches",
+                plan.patches
+            );
         }
         let patches = views
             .narrow(0, 1, count - 1)?

@@ -85,11 +85,18 @@ impl LlavaProcessor {
             ));
         }
         let generation = text::generation_stops(files)?;
-        let configured = generation.0.iter().chain(&config.text_config.eos_token_id.0);
+        let configured = generation
+            .0
+            .iter()
+            .chain(&config.text_config.eos_token_id.0);
         let mut stop_ids: Vec<u32> = configured.copied().collect();
         if stop_ids.is_empty() {
             let usual = ["</s>", "<|im_end|>"];
-            stop_ids.extend(usual.iter().filter_map(|token| tokenizer.token_to_id(token)));
+            stop_ids.extend(
+                usual
+                    .iter()
+                    .filter_map(|token| tokenizer.token_to_id(token)),
+            );
         }
         let view_features = geometry.grid * geometry.grid + usize::from(config.keeps_class_token());
         let fallback = templates::for_checkpoint(config, &tokenizer, &views);
@@ -117,7 +124,10 @@ impl LlavaProcessor {
                 for patch in anyres::patches(picture, &plan, side, self.clip_image.filter()) {
                     views.push(self.clip_image.middle(&patch)?);
                 }
-                (Tensor::cat(&views, 0)?, self.view_features + plan.features())
+                (
+                    Tensor::cat(&views, 0)?,
+                    self.view_features + plan.features(),
+                )
             }
         };
         Ok(ImageInput {

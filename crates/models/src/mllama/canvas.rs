@@ -117,7 +117,8 @@ impl Tiling {
                     for y in row * tile..(row + 1) * tile {
                         for x in column * tile..(column + 1) * tile {
                             pixels.push(if x < wide && y < high {
-                                self.levels.at(colour, rgb[(y * wide + x) * COLOURS + colour])
+                                self.levels
+                                    .at(colour, rgb[(y * wide + x) * COLOURS + colour])
                             } else {
                                 black
                             });

@@ -173,7 +173,11 @@ impl Vision {
         within("vision_config.max_num_tiles", self.max_num_tiles, 1..=64)?;
         let inner = &self.intermediate_layers_indices;
         let ascending = inner.windows(2).all(|pair| pair[0] < pair[1]);
-        if !ascending || inner.last().is_some_and(|&last| last >= self.num_hidden_layers) {
+        if !ascending
+            || inner
+                .last()
+                .is_some_and(|&last| last >= self.num_hidden_layers)
+        {
             return Err(must(
                 "vision_config.intermediate_layers_indices",
                 format!(
@@ -185,7 +189,11 @@ impl Vision {
         }
         check_eps("vision_config.norm_eps", self.norm_eps)?;
         if self.hidden_act != "gelu" {
-            return Err(must("vision_config.hidden_act", "be `gelu`", &self.hidden_act));
+            return Err(must(
+                "vision_config.hidden_act",
+                "be `gelu`",
+                &self.hidden_act,
+            ));
         }
         Ok(())
     }

@@ -63,7 +63,9 @@ impl CrossLayer {
     pub(super) fn keys_values(&self, features: &Tensor) -> Result<Tensor> {
         let rows = features.dim(0)?;
         let heads = |x: Tensor| x.reshape((rows, self.kv_heads, self.head_dim));
-        let keys = self.key_norm.forward(&heads(self.key.forward(features)?)?)?;
+        let keys = self
+            .key_norm
+            .forward(&heads(self.key.forward(features)?)?)?;
         let values = heads(self.value.forward(features)?)?;
         Tensor::stack(&[keys, values], 0)
     }

@@ -76,7 +76,10 @@ impl MllamaProcessor {
         let levels = Levels::rescaled(&Normalisation::read(files)?);
         let generation = text::generation_stops(files)?;
         let configured = generation.0.iter().chain(config.eos_token_ids()).copied();
-        let input_vocab_size = config.text_sizes()?.vocab_size.max(image_token as usize + 1);
+        let input_vocab_size = config
+            .text_sizes()?
+            .vocab_size
+            .max(image_token as usize + 1);
         Ok(Self {
             template: text::optional_chat_template(files)?,
             stop_ids: text::stop_ids(configured),
@@ -239,7 +242,8 @@ impl MllamaProcessor {
 /// Where each picture is looked at for the last time, exclusively, given where the tokens stand:
 /// until the next picture comes; those that stand side by side until the last of them is over.
 fn ends(at: &[usize]) -> Vec<usize> {
-    let mut ends: Vec<usize> = at.iter().skip(1).copied().chain([usize::MAX]).collect();
+    let next = at.iter().skip(1).copied().chain([usize::MAX]);
+    let mut ends: Vec<usize> = next.take(at.len()).collect();
     for index in (0..at.len().saturating_sub(1)).rev() {
         if at[index] + 1 == at[index + 1] {
             ends[index] = ends[index + 1];

@@ -99,16 +99,22 @@ impl Vision {
                 sizes.max_num_tiles,
                 (tokens, hidden),
             )?,
-            before: ByTile::gated(&model, "pre_tile_positional_embedding", sizes.max_num_tiles, hidden)?,
-            after: ByTile::gated(&model, "post_tile_positional_embedding", sizes.max_num_tiles, hidden)?,
+            before: ByTile::gated(
+                &model,
+                "pre_tile_positional_embedding",
+                sizes.max_num_tiles,
+                hidden,
+            )?,
+            after: ByTile::gated(
+                &model,
+                "post_tile_positional_embedding",
+                sizes.max_num_tiles,
+                hidden,
+            )?,
             norm_before: Norm::layer(&model.at("layernorm_pre"), hidden, eps)?,
             norm_after: Norm::layer(&model.at("layernorm_post"), hidden, eps)?,
             layers: layers("transformer", sizes.num_hidden_layers, &NAMES)?,
-            global_layers: layers(
-                "global_transformer",
-                sizes.num_global_layers,
-                &GLOBAL_NAMES,
-            )?,
+            global_layers: layers("global_transformer", sizes.num_global_layers, &GLOBAL_NAMES)?,
             intermediate: sizes.intermediate_layers_indices.clone(),
             projection: params.linear_with_bias("multi_modal_projector", outputs, text_hidden)?,
             device: params.device().clone(),
@@ -298,7 +304,10 @@ impl Layout {
         let all = 0..self.max_tiles * self.padded;
         let (padding, own): (Vec<usize>, Vec<usize>) =
             all.partition(|&index| self.is_padding(index));
-        own.into_iter().chain(padding).map(|index| index as u32).collect()
+        own.into_iter()
+            .chain(padding)
+            .map(|index| index as u32)
+            .collect()
     }
 
     /// Where the first `wanted` tokens, counted without the filling, stand in that order.

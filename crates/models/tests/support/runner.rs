@@ -128,9 +128,8 @@ impl<'a> Runner<'a> {
             let (start, end) = (span.tokens.start.max(from), span.tokens.end.min(to));
             if start < end {
                 let row = |position| step.tokens.len() + position - from;
-                let seen = |seen: &CrossImage| {
-                    (sequence.features[seen.image].clone(), seen.visible)
-                };
+                let seen =
+                    |seen: &CrossImage| (sequence.features[seen.image].clone(), seen.visible);
                 step.cross.push(CrossRows {
                     rows: row(start)..row(end),
                     images: span.images.iter().map(seen).collect(),

@@ -98,7 +98,9 @@ impl Suite {
                 let suffixes = [suffix, ""];
                 let longest = MaxLen::Fixed(prompt.0.tokens.len() + NEW_TOKENS);
                 // What a mode does not change is stored without its suffix.
-                let mut runs = suffixes.iter().filter_map(|s| self.run(case, prompt, s, longest));
+                let mut runs = suffixes
+                    .iter()
+                    .filter_map(|s| self.run(case, prompt, s, longest));
                 runs.next().unwrap()
             })
             .collect()
@@ -153,7 +155,10 @@ impl Suite {
             for (index, image) in prompt.images.iter().enumerate() {
                 worst = worst.max(pixel_error(image, &golden(stored, index), stride));
             }
-            assert!(worst <= PIXEL_TOLERANCE, "{label}: pixels differ by {worst:e}");
+            assert!(
+                worst <= PIXEL_TOLERANCE,
+                "{label}: pixels differ by {worst:e}"
+            );
             println!("{label}: pixels {worst:.1e}");
         }
     }
@@ -326,7 +331,10 @@ fn written_out(text: &str) -> Option<Vec<Part>> {
         let number = line
             .strip_prefix("<|image_")
             .and_then(|l| l.strip_suffix("|>"));
-        match (number.and_then(|n| n.parse::<usize>().ok()), parts.last_mut()) {
+        match (
+            number.and_then(|n| n.parse::<usize>().ok()),
+            parts.last_mut(),
+        ) {
             (Some(number), _) => parts.push(Part::Image(number - 1)),
             (None, Some(Part::Text(text))) => {
                 text.push('\n');

@@ -67,11 +67,7 @@ pub(crate) fn load(
 }
 
 /// Loads one layer from its branch.
-fn layer(
-    params: &Params<'_>,
-    sizes: &Sizes,
-    rms_norm_eps: f32,
-) -> Result<Layer, LoadError> {
+fn layer(params: &Params<'_>, sizes: &Sizes, rms_norm_eps: f32) -> Result<Layer, LoadError> {
     let hidden = sizes.hidden_size;
     let queries = sizes.heads * sizes.head_dim;
     let keys = sizes.kv_heads * sizes.head_dim;
