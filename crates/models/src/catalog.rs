@@ -52,6 +52,8 @@ pub struct Card {
     pub architecture: String,
     /// SPDX expression of the weights' licence.
     pub licence: String,
+    /// How its answers were held against the reference's, in a few words.
+    pub verified: String,
     /// Most tokens of prompt and answer together.
     pub context: usize,
     /// Most pictures that one request should carry.
@@ -181,6 +183,42 @@ mod tests {
                 assert_eq!(digest.len(), 64, "{id}: {file}");
             }
         }
+    }
+
+    /// The table in `README.md`.
+    fn table() -> String {
+        let mut table = String::from(
+            "| Model | Names | Licence | bf16 | Verified how |\n|---|---|---|---|---|\n",
+        );
+        for card in cards() {
+            let source = card.hugging_face.iter().map(|source| &source.repository);
+            let names = std::iter::once(&card.id).chain(source);
+            let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+            let gated = card.hugging_face.as_ref().is_some_and(|source| source.gated);
+            let bytes = card.weight_bytes(DType::BF16) as f64;
+            table += &format!(
+                "| {} | {} | {}{} | {} | {} |\n",
+                card.title,
+                names.join(", "),
+                card.licence,
+                if gated { ", gated" } else { "" },
+                if bytes < 1e9 {
+                    format!("{:.0} MB", bytes / 1e6)
+                } else {
+                    format!("{:.1} GB", bytes / 1e9)
+                },
+                card.verified,
+            );
+        }
+        table
+    }
+
+    #[test]
+    fn the_readme_shows_the_cards() {
+        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+        let readme = std::fs::read_to_string(readme).unwrap();
+        let table = table();
+        assert!(readme.contains(&table), "README.md must have:\n{table}");
     }
 
     #[test]
