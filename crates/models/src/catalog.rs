@@ -192,8 +192,9 @@ mod tests {
         );
         for card in cards() {
             let source = card.hugging_face.iter().map(|source| &source.repository);
-            let names = std::iter::once(&card.id).chain(source);
-            let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+            let mut names: Vec<_> = std::iter::once(&card.id).chain(source).collect();
+            names.dedup();
+            let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
             let gated = card.hugging_face.as_ref().is_some_and(|source| source.gated);
             let bytes = card.weight_bytes(DType::BF16) as f64;
             table += &format!(
