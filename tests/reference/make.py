@@ -31,6 +31,7 @@ MODELS = {
     "llava_next": ("llava", "LlavaNext", ["mistral", "vicuna", "yi"]),
     "mllama": ("mllama", "Mllama", ["instruct", "base"]),
     "kosmos2": ("kosmos2", "Kosmos2", []),
+    "neva": ("neva", "Neva", ["nvgpt", "legacy", "tp2", "llama"]),
 }
 
 
@@ -74,6 +75,13 @@ def broken(arguments):
     make(arguments.out)
 
 
+def broken_nemo(arguments):
+    """Hostile and damaged .nemo archives, with the outcomes they deserve."""
+    from broken_nemo import make
+
+    make(arguments.out)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
@@ -94,7 +102,7 @@ def main():
             other.add_argument("--variant", choices=variants, default=variants[0])
         other.set_defaults(make=model)
 
-    for kind in (resample, decode, broken):
+    for kind in (resample, decode, broken, broken_nemo):
         other = kinds.add_parser(kind.__name__, help=kind.__doc__)
         other.add_argument("out", help="folder to write into")
         other.set_defaults(make=kind)
