@@ -12,6 +12,7 @@ pub mod catalog;
 mod common;
 mod error;
 mod files;
+pub mod kosmos2;
 pub mod llava;
 mod load;
 pub mod mllama;

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use vlmd_backend::Model;
 
 use crate::load::Source;
-use crate::{LoadError, ModelFiles, Processor, llava, mllama, phi3_v};
+use crate::{LoadError, ModelFiles, Processor, kosmos2, llava, mllama, phi3_v};
 
 /// The two halves of an architecture, ready to work.
 pub(crate) type Parts = (Arc<dyn Processor>, Box<dyn Model>);
@@ -24,6 +24,7 @@ pub struct Entry {
 
 /// Every architecture that can be served.
 pub const ENTRIES: &[Entry] = &[
+    kosmos2::ENTRY,
     llava::LLAVA,
     llava::LLAVA_NEXT,
     mllama::ENTRY,
@@ -100,7 +101,8 @@ mod tests {
         assert_eq!(
             error.unwrap_err(),
             "`config.json`: architecture `BertModel` is not supported; \
-             supported are llava (LlavaForConditionalGeneration), \
+             supported are kosmos-2 (Kosmos2ForConditionalGeneration), \
+             llava (LlavaForConditionalGeneration), \
              llava_next (LlavaNextForConditionalGeneration), mllama (MllamaForConditionalGeneration), phi3_v (Phi3VForCausalLM)"
         );
         assert!(picked("{}").unwrap_err().contains("neither"));

@@ -16,6 +16,9 @@ const BICUBIC: u8 = 3;
 #[derive(Debug, Clone, Deserialize)]
 struct Settings {
     size: Option<Size>,
+    /// Kosmos-2's older way to say that `size` is that of both sides.
+    #[serde(default)]
+    use_square_size: bool,
     crop_size: Option<Size>,
     resample: Option<u8>,
     do_resize: Option<bool>,
@@ -109,7 +112,8 @@ impl ClipImage {
         };
         Ok(Self {
             side,
-            keeps_ratio: !matches!(settings.size, Some(Size::Sides { .. })),
+            keeps_ratio: !settings.use_square_size
+                && !matches!(settings.size, Some(Size::Sides { .. })),
             filter,
             levels: Levels::rescaled(&settings.normalisation),
         })
