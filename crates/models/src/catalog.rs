@@ -195,7 +195,10 @@ mod tests {
             let mut names: Vec<_> = std::iter::once(&card.id).chain(source).collect();
             names.dedup();
             let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
-            let gated = card.hugging_face.as_ref().is_some_and(|source| source.gated);
+            let gated = card
+                .hugging_face
+                .as_ref()
+                .is_some_and(|source| source.gated);
             let bytes = card.weight_bytes(DType::BF16) as f64;
             table += &format!(
                 "| {} | {} | {}{} | {} | {} |\n",

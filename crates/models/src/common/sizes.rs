@@ -91,7 +91,7 @@ impl Sizes {
 
 /// Checks a norm's epsilon.
 pub(crate) fn check_eps(field: &str, eps: f64) -> Result<(), LoadError> {
-    if eps >= 0.0 && eps < 1.0 {
+    if (0.0..1.0).contains(&eps) {
         return Ok(());
     }
     Err(must(field, "be at least 0 and below 1", eps))

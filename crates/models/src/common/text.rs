@@ -96,7 +96,7 @@ fn template_source(files: &ModelFiles) -> Result<(Option<String>, SpecialTokens)
         Some(bytes) => SpecialTokens::from_json(bytes).map_err(LoadError::Template)?,
         None => SpecialTokens::default(),
     };
-    Ok((source.map(Into::into), specials))
+    Ok((source, specials))
 }
 
 /// `eos_token_id` of `generation_config.json`, where there is one.

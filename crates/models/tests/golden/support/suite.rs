@@ -4,6 +4,8 @@
 //!
 //! `-- --nocapture` prints the largest error of each case.
 
+#![expect(clippy::print_stdout, reason = "`-- --nocapture` shows the errors")]
+
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};

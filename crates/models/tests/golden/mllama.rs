@@ -1,22 +1,18 @@
-//! Llama-3.2-Vision against the reference implementation; see `support::suite` for the rungs.
+//! Llama-3.2-Vision against the reference implementation.
 //!
 //! Everything is run in both variants: Meta's, where tokens before the first picture see nothing,
 //! and that of transformers.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
-
-mod support;
-
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-use support::suite::{Suite, prepare_chat};
+use crate::support::suite::{Suite, prepare_chat};
 use vlmd_models::mllama::MllamaProcessor;
 use vlmd_models::{LoadOptions, ModelFiles};
 
 /// A suite in one variant, and the suffix of what the reference gives in it.
 static SUITES: LazyLock<Mutex<Vec<(Suite, &'static str)>>> = LazyLock::new(|| {
     let mut suites = Vec::new();
-    for path in support::directories("mllama") {
+    for path in crate::support::directories("mllama") {
         for (quirks, suffix) in [(false, "_meta"), (true, "")] {
             let files = ModelFiles::Directory(path.clone());
             let written = MllamaProcessor::load(&files, &options(quirks)).unwrap();

@@ -1,27 +1,17 @@
-//! Kosmos-2 against the reference implementation; see `support::suite` for the rungs.
-
-#![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
-
-mod support;
+//! LLaVA-1.5 and LLaVA-NeXT against the reference implementation.
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-use support::suite::Suite;
-use vlmd_models::kosmos2::Kosmos2Processor;
-use vlmd_models::{LoadOptions, ModelFiles};
+use crate::support::suite::{Suite, prepare_chat};
+use candle_core::Tensor;
+use vlmd_models::LoadOptions;
 
 static SUITES: LazyLock<Mutex<Vec<Suite>>> = LazyLock::new(|| {
-    let suite = |path: &std::path::PathBuf| {
-        let files = ModelFiles::Directory(path.clone());
-        let options = LoadOptions::default();
-        let written = Kosmos2Processor::load(&files, &options).unwrap();
-        Suite::new(path, &options, |_, golden, case| {
-            written
-                .prepare_prompt(&case.prompt, &golden.pictures(case))
-                .unwrap()
-        })
-    };
-    Mutex::new(support::directories("kosmos2").iter().map(suite).collect())
+    let directories = ["llava", "llava_next"]
+        .map(crate::support::directories)
+        .concat();
+    let load = |path: &std::path::PathBuf| Suite::new(path, &LoadOptions::default(), prepare_chat);
+    Mutex::new(directories.iter().map(load).collect())
 });
 
 fn suites() -> MutexGuard<'static, Vec<Suite>> {
@@ -29,12 +19,21 @@ fn suites() -> MutexGuard<'static, Vec<Suite>> {
     SUITES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// LLaVA-1.5's pictures are single views, `[n, 3, side, side]`; LLaVA-NeXT's have several.
+fn views(stored: &Tensor, picture: usize) -> Tensor {
+    let of_picture = stored.get(picture).unwrap();
+    match of_picture.rank() {
+        3 => of_picture.unsqueeze(0).unwrap(),
+        _ => of_picture,
+    }
+}
+
 #[test]
 fn prompts_ids_and_pixels_are_the_references() {
     for suite in suites().iter() {
         suite.check_prompts();
         suite.check_ids();
-        suite.check_pixels(|stored, _| stored.clone());
+        suite.check_pixels(views);
     }
 }
 

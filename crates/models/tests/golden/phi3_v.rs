@@ -1,14 +1,10 @@
-//! phi3_v against the reference implementation; see `support::suite` for the rungs.
-
-#![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
-
-mod support;
+//! phi3_v against the reference implementation.
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
+use crate::support::runner::MaxLen;
+use crate::support::suite::{NEW_TOKENS, Run, Suite, chat, prepare_chat};
 use serde::Deserialize;
-use support::runner::MaxLen;
-use support::suite::{NEW_TOKENS, Run, Suite, chat, prepare_chat};
 use vlmd_media::Picture;
 use vlmd_models::phi3_v::Phi3VProcessor;
 use vlmd_models::{LoadOptions, ModelFiles};
@@ -34,7 +30,12 @@ static SUITES: LazyLock<Mutex<Vec<(Suite, usize)>>> = LazyLock::new(|| {
         });
         (suite, config.original_max_position_embeddings)
     };
-    Mutex::new(support::directories("phi3_v").iter().map(load).collect())
+    Mutex::new(
+        crate::support::directories("phi3_v")
+            .iter()
+            .map(load)
+            .collect(),
+    )
 });
 
 fn suites() -> MutexGuard<'static, Vec<(Suite, usize)>> {
