@@ -42,12 +42,6 @@ pub(crate) fn pictures<'a>(
     pictures: &'a [Picture],
 ) -> Result<Vec<&'a Picture>, PrepareError> {
     let order = shown(chat);
-    if let Some(index) = (0..pictures.len()).find(|index| !order.contains(index)) {
-        return Err(PrepareError::Image {
-            index,
-            reason: "no message shows it".to_owned(),
-        });
-    }
     let picture = |&index: &usize| {
         pictures.get(index).ok_or_else(|| PrepareError::Image {
             index,
@@ -57,7 +51,14 @@ pub(crate) fn pictures<'a>(
             ),
         })
     };
-    order.iter().map(picture).collect()
+    let found = order.iter().map(picture).collect::<Result<_, _>>()?;
+    if let Some(index) = (0..pictures.len()).find(|index| !order.contains(index)) {
+        return Err(PrepareError::Image {
+            index,
+            reason: "no message shows it".to_owned(),
+        });
+    }
+    Ok(found)
 }
 
 /// Messages with their parts as lists, `{"type": "image"}` where a picture is shown; what users

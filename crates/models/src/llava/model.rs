@@ -48,6 +48,7 @@ impl Llava {
             model: parts.text,
             head: (!config.tie_word_embeddings()).then_some(parts.head),
             rms_norm_eps: config.text_config.rms_norm_eps(defaults)?,
+            unsaid_tokens: 0,
         };
         let weights = llama::load(&source, &sizes, 0..sizes.layers)?;
         let rope = config.text_config.rope(&sizes, defaults)?;

@@ -12,6 +12,9 @@ use crate::common::names::Parts;
 use crate::common::params::Params;
 use crate::common::positions::Positions;
 
+/// Rows that the embedding has beyond the vocabulary, one of them the image token's.
+const UNSAID_TOKENS: usize = 8;
+
 /// Llama-3.2-Vision with its weights.
 #[derive(Debug)]
 pub(super) struct Mllama {
@@ -34,6 +37,7 @@ impl Mllama {
             model: parts.text,
             head: (!config.tie_word_embeddings()).then_some(parts.head),
             rms_norm_eps: eps,
+            unsaid_tokens: UNSAID_TOKENS,
         };
         let looking = config.cross_layers();
         let reading = (0..sizes.layers).filter(|layer| !looking.contains(layer));

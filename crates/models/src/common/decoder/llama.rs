@@ -18,6 +18,8 @@ pub(crate) struct Source<'a> {
     /// Holds `lm_head`; `None` where the embedding is the head, too.
     pub(crate) head: Option<Params<'a>>,
     pub(crate) rms_norm_eps: f32,
+    /// Rows of the embedding beyond the vocabulary: tokens that are read and never said.
+    pub(crate) unsaid_tokens: usize,
 }
 
 impl<'a> Source<'a> {
@@ -27,6 +29,7 @@ impl<'a> Source<'a> {
             model: params.at("model"),
             head: (!tie_word_embeddings).then(|| params.clone()),
             rms_norm_eps,
+            unsaid_tokens: 0,
         }
     }
 }
@@ -39,14 +42,7 @@ pub(crate) fn load(
 ) -> Result<Weights, LoadError> {
     let (hidden, vocab) = (sizes.hidden_size, sizes.vocab_size);
     let model = &source.model;
-    // Some architectures have tokens that are read and never said.
-    let [rows, _] = model.shape("embed_tokens.weight")?;
-    if rows < vocab {
-        return Err(LoadError::tensor(
-            model.name("embed_tokens.weight"),
-            format!("must have a row for each of the {vocab} tokens, but has {rows}"),
-        ));
-    }
+    let rows = vocab + source.unsaid_tokens;
     let embedding = model.weight("embed_tokens.weight", &[rows, hidden])?;
     let head = match &source.head {
         Some(params) => params.linear("lm_head", hidden, vocab)?,
