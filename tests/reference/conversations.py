@@ -72,7 +72,8 @@ RARE_PICTURE_CASES = [
     Case("gray_alpha", [ASK], ["n_la_50x60.png"]),
     Case("cmyk_jpeg", [ASK], ["p_cmyk_64x48.jpg"]),
 ]
-# A height of one pixel is taken for a single channel by several references.
+# A patch for references that take a height of one pixel for a single channel.
+CHANNELS_LAST = "the last axis of a picture is its channels, whatever its height"
 FLAT_CASES = [
     Case("one_pixel", [ASK], ["l_1x1.png"]),
     Case("flat_1000x1", [ASK], ["d_1000x1.png"]),

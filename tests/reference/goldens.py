@@ -7,7 +7,7 @@ about it.
 import hashlib
 import json
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,6 +59,8 @@ class Architecture:
     no_cache_steps_with_images = NEW_TOKENS
     # Arguments of `generate` beyond those of greedy decoding.
     generate_options = {}
+    # Steps whose logits are stored of a case that is not traced.
+    logit_steps = NEW_TOKENS
     # Whether `modes` compute other logits, or only choose otherwise among them.
     modes_change_logits = True
     # Every how many rows and columns of the pixels are stored, where a case does not say.
@@ -136,13 +138,29 @@ class Architecture:
 
     def trace(self):
         """A context manager that yields a dict, filled with named inner tensors by a forward."""
-        return no_trace()
+        return nullcontext({})
 
 
 @contextmanager
-def no_trace():
-    """The trace of an architecture that has nothing to show."""
-    yield {}
+def traced(watched):
+    """The trace of `{module: function}`: functions of a module's arguments and output that give
+    `{name: tensor}`.
+    """
+    inner = {}
+
+    def hook(function):
+        def keep(module, arguments, output):
+            for name, tensor in function(arguments, output).items():
+                inner[name] = tensor.float().contiguous()
+
+        return keep
+
+    hooks = [module.register_forward_hook(hook(look)) for module, look in watched.items()]
+    try:
+        yield inner
+    finally:
+        for registered in hooks:
+            registered.remove()
 
 
 @dataclass
@@ -343,8 +361,9 @@ def record_case(architecture, model, case, folder, full):
     spans = architecture.image_spans(ids, inputs)
     if spans is not None:
         record["image_spans"] = spans
+    steps = NEW_TOKENS if case.trace else architecture.logit_steps
     tensors["logits_last"] = result.logits_last
-    tensors["step_logits"] = result.step_logits
+    tensors["step_logits"] = result.step_logits[:steps]
     if case.patch:
         record["patched"] = case.patch
         record["reference_error"] = reference_failure(architecture, model, prompt, images, result)
@@ -361,7 +380,7 @@ def record_case(architecture, model, case, folder, full):
         record.update(other.fields("_" + suffix))
         if case.trace or architecture.modes_change_logits:
             tensors["logits_last_" + suffix] = other.logits_last
-            tensors["step_logits_" + suffix] = other.step_logits
+            tensors["step_logits_" + suffix] = other.step_logits[:steps]
     architecture.finish(record)
     for image in opened:
         image.close()

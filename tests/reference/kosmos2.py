@@ -3,6 +3,7 @@
 python make.py kosmos2 ../golden/kosmos2 --seed 1
 """
 
+import json
 import random
 from contextlib import contextmanager
 
@@ -13,14 +14,13 @@ from transformers.image_utils import ChannelDimension
 
 import checkpoint
 import pictures
-from goldens import Architecture, Case, write_json
+from conversations import CHANNELS_LAST
+from goldens import Architecture, Case, traced, write_json
 from tokenizers_tiny import unigram
 
 PIECES = 300
 LATENTS = 64
 SIDE = 56
-# Where the reference takes a picture's height for its channels.
-CHANNELS_LAST = "the last axis of a picture is its channels, whatever its height"
 
 # With a head tied to the embeddings a random model repeats its last token. Small embeddings and
 # strong layers let it say other things.
@@ -168,6 +168,8 @@ class Kosmos2(Architecture):
     name = "kosmos2"
     skip_weights = ("lm_head", "embed_positions")
     modes_change_logits = False
+    # The vocabulary is large for a tiny model.
+    logit_steps = 4
     full_pixels = 0
     stride = 5
     normalisation = (pictures.CLIP_MEAN, pictures.CLIP_STD)
@@ -191,6 +193,10 @@ class Kosmos2(Architecture):
         )
         processor = transformers.Kosmos2Processor(self._image_processor(), tokenizer)
         processor.save_pretrained(out)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            # A thousand added tokens take a lot of blanks.
+            tidy = json.loads((out / name).read_text(encoding="utf-8"))
+            (out / name).write_text(json.dumps(tidy, ensure_ascii=False) + "\n", encoding="utf-8")
         self._write_preprocessor(out)
         self.processor = transformers.AutoProcessor.from_pretrained(out, use_fast=False)
         self.tokenizer = self.processor.tokenizer
@@ -339,17 +345,13 @@ class Kosmos2(Architecture):
         raw = HAND_MADE + generated_markup(60)
         write_json(out / "post_processing.json", [self._post_processed(text) for text in raw])
 
-    @contextmanager
     def trace(self):
         """CLIP's patches behind norm and unit length, and the latents they are pressed into."""
-        inner = {}
-
-        def keep(module, arguments, output):
-            inner["vision_features"] = arguments[0].contiguous()
-            inner["image_embeddings"] = output[0].contiguous()
-
-        hook = self.model.image_to_text_projection.register_forward_hook(keep)
-        try:
-            yield inner
-        finally:
-            hook.remove()
+        return traced(
+            {
+                self.model.image_to_text_projection: lambda arguments, output: {
+                    "vision_features": arguments[0],
+                    "image_embeddings": output[0],
+                }
+            }
+        )

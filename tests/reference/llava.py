@@ -7,7 +7,7 @@ python make.py llava_next ../golden/llava_next_yi --seed 3 --variant yi
 """
 
 import copy
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from transformers.models.llava_next.modeling_llava_next import image_size_to_num
 import checkpoint
 import pictures
 from conversations import (
+    CHANNELS_LAST,
     FLAT_CASES,
     ORDER_CASES,
     PICTURE_CASES,
@@ -26,15 +27,13 @@ from conversations import (
     SYSTEM_IMAGE,
     TEXT_CASES,
 )
-from goldens import Architecture, write_json
+from goldens import Architecture, traced, write_json
 from tokenizers_tiny import sentencepiece_bpe, special
 
 PIECES = 480
 VOCABULARY = 512
 # The flattest pictures, on which the reference's processor may fail.
 FLAT = 15
-# Where the reference takes a picture's height for its channels.
-CHANNELS_LAST = "the last axis of a picture is its channels, whatever its height"
 
 # Our own renderings of what the models' templates do: images before text within a message.
 IMAGES = (
@@ -426,26 +425,17 @@ class Llava(Architecture):
             raise AssertionError("image tokens without an image")
         return spans
 
-    @contextmanager
     def trace(self):
         """CLIP's patches and their projection, all views of all images in one row."""
-        inner = {}
-
-        def keep_features(module, arguments, output):
-            inner["vision_features"] = output.hidden_states[-2][:, 1:].contiguous()
-
-        def keep_embeddings(module, arguments, output):
-            inner["image_embeddings"] = output.contiguous()
-
-        hooks = [
-            self.model.vision_tower.register_forward_hook(keep_features),
-            self.model.multi_modal_projector.register_forward_hook(keep_embeddings),
-        ]
-        try:
-            yield inner
-        finally:
-            for hook in hooks:
-                hook.remove()
+        model = self.model
+        return traced(
+            {
+                model.vision_tower: lambda _, output: {
+                    "vision_features": output.hidden_states[-2][:, 1:]
+                },
+                model.multi_modal_projector: lambda _, output: {"image_embeddings": output},
+            }
+        )
 
 
 class LlavaNext(Llava):
@@ -483,7 +473,7 @@ class LlavaNext(Llava):
         ]
 
     def inputs(self, prompt, images, patch=None):
-        with self._padding_channels_last() if patch else _unchanged():
+        with self._padding_channels_last() if patch else nullcontext():
             return super().inputs(prompt, images, patch)
 
     @contextmanager
@@ -570,9 +560,3 @@ class LlavaNext(Llava):
         except Exception:  # whatever it is, it is the finding
             return "raises"
         return "good" if np.array_equal(given, right) else "wrong"
-
-
-@contextmanager
-def _unchanged():
-    """Nothing is patched."""
-    yield

@@ -26,7 +26,7 @@ from conversations import (
     TEXT_CASES,
     user,
 )
-from goldens import Architecture, Case, write_json
+from goldens import Architecture, Case, traced, write_json
 from tokenizers_tiny import LLAMA3_SPECIAL, byte_level_bpe
 
 VOCABULARY = 384
@@ -270,26 +270,15 @@ class Mllama(Architecture):
             for hook in hooks:
                 hook.remove()
 
-    @contextmanager
     def trace(self):
         """What the tower gives, tiles that do not exist included, and its projection."""
-        inner = {}
-
-        def keep_tower(module, arguments, output):
-            inner["vision_features"] = output[0].contiguous()
-
-        def keep_projection(module, arguments, output):
-            inner["cross_attention_states"] = output.contiguous()
-
-        hooks = [
-            self.model.vision_model.register_forward_hook(keep_tower),
-            self.model.multi_modal_projector.register_forward_hook(keep_projection),
-        ]
-        try:
-            yield inner
-        finally:
-            for hook in hooks:
-                hook.remove()
+        model = self.model
+        return traced(
+            {
+                model.vision_model: lambda _, output: {"vision_features": output[0]},
+                model.multi_modal_projector: lambda _, output: {"cross_attention_states": output},
+            }
+        )
 
     def extras(self, out):
         """`canvases.json`: tiles and resized size of pictures of many sizes."""

@@ -23,6 +23,7 @@ import neva_prompts
 import neva_reference
 import pictures
 from conversations import (
+    CHANNELS_LAST,
     FLAT_CASES,
     IMAGE,
     ORDER_CASES,
@@ -40,8 +41,6 @@ PIECES = 400
 # Between the reference and transformers, in logits.
 TRANSFORMERS_TOLERANCE = 1e-4
 TOKENIZER = "5d41402abc4b2a76b9719d911017c592_tokenizer.model"
-# Where the reference takes a picture's height for its channels.
-CHANNELS_LAST = "the last axis of a picture is its channels, whatever its height"
 LABELS = (
     "quality:9,toxicity:0,humor:1,creativity:6,helpfulness:9,correctness:9,coherence:9,"
     "complexity:2,verbosity:0"
@@ -136,6 +135,7 @@ VARIANTS = {
             "rotary_percentage": 1.0,
             "share_embeddings_and_output_weights": True,
         },
+        "llm": {"model_type": "llama_2"},
         "data": {"conv_template": "v1", "image_aspect_ratio": "pad"},
         "prefix": False,
     },
@@ -149,13 +149,15 @@ VARIANTS = {
         },
         "mm_cfg": {"mm_mlp_adapter_type": "linear"},
         "tower": {"freeze": False, "crop_size": [42, 42]},
+        "llm": {"model_type": "llama_2"},
         "data": {"conv_template": "llama_2"},
     },
 }
-FEW_CASES = ("text_turns", "one_image", "portrait", "rgba", "images_in_turns", "system_image")
+FEW_CASES = ("text_turns", "one_image", "rgba", "images_in_turns", "system_image")
 MORE_CASES = FEW_CASES + (
     "text_only",
     "system_text",
+    "portrait",
     "thin_1x1000",
     "wide",
     "gray",
@@ -199,6 +201,7 @@ def configuration(variant):
     config.update(settings.get("config", {}))
     config["mm_cfg"].update(settings.get("mm_cfg", {}))
     config["mm_cfg"]["vision_encoder"].update(settings.get("tower", {}))
+    config["mm_cfg"]["llm"].update(settings.get("llm", {}))
     config["data"].update(settings.get("data", {}))
     vision = config["mm_cfg"]["vision_encoder"]
     config["data"]["image_token_len"] = (vision["crop_size"][0] // vision["patch_dim"]) ** 2
@@ -226,6 +229,7 @@ class Neva(Architecture):
     name = "neva"
     full_pixels = 0
     stride = 5
+    logit_steps = 8
     # The reference has no cache.
     no_cache_steps_with_images = 0
     normalisation = (pictures.CLIP_MEAN, pictures.CLIP_STD)
@@ -424,7 +428,8 @@ class Neva(Architecture):
         if self.variant != "nvgpt":
             return
         prompts = []
-        for template in neva_prompts.TEMPLATES:
+        # `nvgpt` is another name of `nv_steerlm`.
+        for template in sorted(set(neva_prompts.TEMPLATES) - {"nvgpt"}):
             for start_end in (False, True):
                 image = self._image(start_end)
                 for name, messages in CONVERSATIONS.items():

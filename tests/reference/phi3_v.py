@@ -14,7 +14,7 @@ import torch
 import transformers
 
 import checkpoint
-from goldens import NEW_TOKENS, Architecture, Case, write_json
+from goldens import NEW_TOKENS, Architecture, Case, traced, write_json
 from pictures import CLIP_MEAN, CLIP_STD
 from tokenizers_tiny import sentencepiece_bpe, special
 
@@ -435,27 +435,16 @@ class Phi3V(Architecture):
             for rotary, (short, long) in zip(rotaries, originals, strict=True):
                 rotary.short_factor, rotary.long_factor = short, long
 
-    @contextmanager
     def trace(self):
         """Every eighth row of what replaces the image placeholders, and of CLIP's features."""
-        inner = {}
         vision = self.model.model.vision_embed_tokens
-
-        def keep(name):
-            def hook(module, arguments, output):
-                inner[name] = output.float()[..., ::8, :].contiguous()
-
-            return hook
-
-        def keep_features(module, arguments, output):
-            keep("vision_features_strided")(module, arguments, output.hidden_states[-2][:, 1:])
-
-        hooks = [
-            vision.img_projection.register_forward_hook(keep("image_embeddings_strided")),
-            vision.img_processor.register_forward_hook(keep_features),
-        ]
-        try:
-            yield inner
-        finally:
-            for hook in hooks:
-                hook.remove()
+        return traced(
+            {
+                vision.img_projection: lambda _, output: {
+                    "image_embeddings_strided": output[..., ::8, :]
+                },
+                vision.img_processor: lambda _, output: {
+                    "vision_features_strided": output.hidden_states[-2][:, 1:][..., ::8, :]
+                },
+            }
+        )
