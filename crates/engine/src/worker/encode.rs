@@ -70,9 +70,13 @@ fn call(model: &dyn Model, images: &[&ImageInput]) -> Result<Vec<Tensor>, String
         return Ok(Vec::new());
     }
     let features = guarded(|| model.encode(images))?;
-    let hidden = model.spec().hidden_size;
-    let promised = images.iter().map(|image| [image.features, hidden]);
-    if features.iter().map(Tensor::dims).eq(promised) {
+    let spec = model.spec();
+    let as_promised = |(given, image): (&Tensor, &&ImageInput)| match spec.cross_feature_bytes {
+        0 => given.dims() == [image.features, spec.hidden_size],
+        // What is kept for cross-attention has the model's own shape, and a size.
+        each => given.elem_count() * given.dtype().size_in_bytes() <= image.features * each,
+    };
+    if features.len() == images.len() && features.iter().zip(images).all(as_promised) {
         return Ok(features);
     }
     let shapes: Vec<_> = features.iter().map(Tensor::dims).collect();
