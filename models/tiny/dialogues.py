@@ -22,6 +22,7 @@ from questions import (
     WHERE,
     a,
     ask,
+    teach,
     vary,
 )  # fmt: skip
 from scenes import COLOURS, PLURALS, SHAPES, Item, Scene
@@ -111,7 +112,7 @@ def picture_sample(scene: Scene, rng: np.random.Generator, count: int) -> Sample
     start = system(rng, 0.08)
 
     def turns(n: int) -> tuple[str, list[Item | None]]:
-        asked = [ask(scene, rng) for _ in range(n)]
+        asked = [teach(scene, rng) for _ in range(n)]
         return "\n<|user|>\n".join(turn(q.text, q.answer) for q in asked), [q.about for q in asked]
 
     if rng.random() < 0.05:  # the picture after the question: nothing can be shared

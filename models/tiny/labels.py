@@ -27,10 +27,11 @@ def patch_labels(scene: Scene, padded: Padded, cfg: Config) -> np.ndarray:
     h, w, g = high // cfg.crop, wide // cfg.crop, cfg.grid
     scale, offset = np.tile(padded.scale, 2), np.tile(padded.offset, 2)
     boxes = np.array([i.box for i in scene.items]) * scale + offset
+    centres = np.array([i.centre for i in scene.items]) * padded.scale + padded.offset
     kinds = np.array([CLASSES.index(i.label) for i in scene.items])
     colours = np.array([COLOUR_NAMES.index(i.colour) for i in scene.items])
-    whole = raster(boxes, kinds, colours, (wide / g, high / g), (g, g)).reshape(3, 1, g * g)
-    fine = raster(boxes, kinds, colours, (cfg.patch, cfg.patch), (w * g, h * g))
+    whole = raster(boxes, centres, kinds, colours, (wide / g, high / g), (g, g)).reshape(3, 1, g * g)
+    fine = raster(boxes, centres, kinds, colours, (cfg.patch, cfg.patch), (w * g, h * g))
     fine = fine.reshape(3, h, g, w, g).transpose(0, 1, 3, 2, 4).reshape(3, h * w, g * g)
     return np.concatenate([whole, fine], 1)
 
@@ -91,7 +92,7 @@ def ordinals(scene: Scene, patches: np.ndarray) -> list[int]:
     return out
 
 
-def raster(boxes, kinds, colours, patch: tuple[float, float], size: tuple[int, int]) -> np.ndarray:
+def raster(boxes, centres, kinds, colours, patch: tuple[float, float], size: tuple[int, int]) -> np.ndarray:
     """The three labels [3, rows, columns] of a grid of `size` (columns, rows) patches of `patch` (w, h) pixels."""
     out = np.zeros((3, size[1], size[0]), np.int64)
     x, y = np.arange(size[0]) * patch[0], np.arange(size[1]) * patch[1]
@@ -100,8 +101,8 @@ def raster(boxes, kinds, colours, patch: tuple[float, float], size: tuple[int, i
     area = np.clip(down, 0, None)[:, :, None] * np.clip(across, 0, None)[:, None, :] / (patch[0] * patch[1])
     owner, shown = area.argmax(0), area.max(0) >= LEAST_SHARE
     out[0], out[1] = np.where(shown, kinds[owner], 0), np.where(shown, colours[owner], 0)
-    columns = np.clip((boxes[:, [0, 2]].mean(1) / patch[0]).astype(int), 0, size[0] - 1)
-    rows = np.clip((boxes[:, [1, 3]].mean(1) / patch[1]).astype(int), 0, size[1] - 1)
+    columns = np.clip((centres[:, 0] / patch[0]).astype(int), 0, size[0] - 1)
+    rows = np.clip((centres[:, 1] / patch[1]).astype(int), 0, size[1] - 1)
     for row, column, kind in zip(rows, columns, kinds):
         out[2, row, column] = kind if out[2, row, column] == 0 else IGNORE
     return out

@@ -1,15 +1,17 @@
 """The Phi-3-vision architecture in plain PyTorch, at a small scale, and what it does to pictures and prompts.
 
 Module names equal the tensor names of the Hugging Face checkpoint, so `state_dict()` is what goes into
-`model.safetensors`. Letters in shapes: N crops, P patches per crop, C width of the tower, B sequences,
-L positions, H width of the decoder.
+`model.safetensors`. Letters in shapes: N crops, P patches per crop, C width of the tower, T positions,
+H width of the decoder.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,14 +31,14 @@ class Config:
 
     vocab_size: int = 928
     hidden_size: int = 192
-    intermediate_size: int = 384
-    num_hidden_layers: int = 4
+    intermediate_size: int = 512
+    num_hidden_layers: int = 5
     num_attention_heads: int = 6
     max_position_embeddings: int = 2048
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-5
-    tower_width: int = 128
-    tower_intermediate: int = 384
+    tower_width: int = 192
+    tower_intermediate: int = 576
     tower_layers: int = 5
     patch: int = 14
     grid: int = 8
@@ -140,6 +142,23 @@ def encode_prompt(tokenizer, prompt: str, images: list[int]) -> list[int]:
     return ids
 
 
+# ------------------------------------------------------------------------------------------ attention
+
+
+def attention(q, k, v, bias=None):
+    """softmax(q k^T / sqrt(d) + bias) v over [..., length, d].
+
+    Written out, since the backward pass of `scaled_dot_product_attention` is several times slower on a CPU.
+    """
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    return (scores if bias is None else scores + bias).softmax(-1) @ v
+
+
+def causal(length: int) -> torch.Tensor:
+    """The bias [length, length] that hides what comes later."""
+    return torch.full((length, length), -torch.inf).triu(1)
+
+
 # ---------------------------------------------------------------------------------------------- tower
 
 
@@ -154,7 +173,7 @@ class TowerAttention(nn.Module):
     def forward(self, x):
         n, p, c = x.shape
         q, k, v = (f(x).view(n, p, self.heads, 64).transpose(1, 2) for f in (self.q_proj, self.k_proj, self.v_proj))
-        return self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, p, c))
+        return self.out_proj(attention(q, k, v).transpose(1, 2).reshape(n, p, c))
 
 
 class TowerMLP(nn.Module):
@@ -260,10 +279,49 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
-def rotate(x, cos, sin):
-    """Rotary embedding over the whole head, halves rotated against each other. x: [B, heads, L, d]."""
-    a, b = x.chunk(2, -1)
-    return x * cos + torch.cat([-b, a], -1) * sin
+class Rotate(torch.autograd.Function):
+    """Rotary embedding over the whole head, halves rotated against each other: x [..., d], cos, sin [..., d / 2].
+
+    A function of its own, because what autograd makes of the formula takes five times as long.
+    """
+
+    @staticmethod
+    def forward(ctx, x, cos, sin):
+        ctx.save_for_backward(cos, sin)
+        return turned(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx, grad):
+        cos, sin = ctx.saved_tensors
+        return turned(grad, cos, -sin), None, None
+
+
+def turned(x, cos, sin):
+    """[a cos - b sin, b cos + a sin] of x = [a, b]."""
+    out = torch.empty_like(x)
+    (a, b), (first, second) = x.chunk(2, -1), out.chunk(2, -1)
+    torch.mul(a, cos, out=first).addcmul_(b, sin, value=-1)
+    torch.mul(b, cos, out=second).addcmul_(a, sin)
+    return out
+
+
+class Attend(Protocol):
+    """How the positions of a call see each other: q, k, v [T, heads, d] -> [T, heads, d]."""
+
+    def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor: ...
+
+
+class Cached:
+    """Attention of one layer in generation: a whole prompt first, then one token at a time."""
+
+    def __init__(self):
+        self.k = self.v = None
+
+    def __call__(self, q, k, v):
+        first = self.k is None
+        self.k, self.v = (k, v) if first else (torch.cat([self.k, k]), torch.cat([self.v, v]))
+        heads_first = (x.transpose(0, 1) for x in (q, self.k, self.v))
+        return attention(*heads_first, causal(len(q)) if first else None).transpose(0, 1)
 
 
 class DecoderAttention(nn.Module):
@@ -275,16 +333,10 @@ class DecoderAttention(nn.Module):
         self.qkv_proj = nn.Linear(cfg.hidden_size, 3 * cfg.hidden_size, bias=False)
         self.o_proj = nn.Linear(cfg.hidden_size, cfg.hidden_size, bias=False)
 
-    def forward(self, x, cos, sin, mask, cache):
-        b, n, c = x.shape
-        q, k, v = self.qkv_proj(x).view(b, n, 3, self.heads, self.dim).permute(2, 0, 3, 1, 4)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        if cache is not None:
-            if "k" in cache:
-                k, v = torch.cat([cache["k"], k], 2), torch.cat([cache["v"], v], 2)
-            cache["k"], cache["v"] = k, v
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.o_proj(out.transpose(1, 2).reshape(b, n, c))
+    def forward(self, x, cos, sin, attend: Attend):
+        qkv = self.qkv_proj(x).view(len(x), 3, self.heads, self.dim)
+        q, k = Rotate.apply(qkv[:, :2], cos.to(qkv.dtype), sin.to(qkv.dtype)).unbind(1)
+        return self.o_proj(attend(q, k, qkv[:, 2]).flatten(1))
 
 
 class DecoderMLP(nn.Module):
@@ -309,8 +361,8 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
 
-    def forward(self, x, cos, sin, mask, cache):
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask, cache)
+    def forward(self, x, cos, sin, attend: Attend):
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, attend)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -328,22 +380,21 @@ class Phi3V(nn.Module):
         self.lm_head = nn.Linear(cfg.hidden_size, cfg.vocab_size, bias=False)
         nn.init.normal_(self.model.embed_tokens.weight, std=0.5)
 
-    def decode(self, x, positions, mask, caches=None):
-        """Embeddings [B, L, H], positions [B, L], boolean mask [B, 1, L, keys] (or None: causal is not implied)
-        -> normed hidden states [B, L, H]; feed them to `lm_head`."""
+    def decode(self, x, positions, attends: Sequence[Attend]):
+        """Embeddings [T, H], positions [T], one `Attend` per layer -> normed hidden states [T, H] for `lm_head`."""
         d = self.cfg.hidden_size // self.cfg.num_attention_heads
         inv = self.cfg.rope_theta ** (-torch.arange(0, d, 2, dtype=torch.float32) / d)
-        angle = (positions[:, None, :, None].float() * inv).repeat(1, 1, 1, 2)
+        angle = positions[:, None, None, None].float() * inv
         cos, sin = angle.cos(), angle.sin()
-        for i, layer in enumerate(self.model.layers):
-            x = layer(x, cos, sin, mask, None if caches is None else caches[i])
+        for layer, attend in zip(self.model.layers, attends, strict=True):
+            x = layer(x, cos, sin, attend)
         return self.model.norm(x)
 
     def embed(self, ids: torch.Tensor, image_rows: torch.Tensor, tokens: torch.Tensor):
-        """Looks up ids [B, L] (IMAGE counts as 0) and puts rows of `tokens` [n, H] where image_rows [B, L] >= 0."""
+        """Looks up ids [T] (IMAGE counts as 0) and puts rows of `tokens` [n, H] where image_rows [T] >= 0."""
         x = self.model.embed_tokens(ids.clamp(min=0))
         at = image_rows >= 0
-        return torch.where(at[..., None], tokens[image_rows.clamp(min=0)], x)
+        return torch.where(at[:, None], tokens.index_select(0, image_rows.clamp(min=0)), x)
 
     @torch.no_grad()
     def generate(self, ids: list[int], images: list[Image.Image], stop: set[int], limit: int = 64) -> list[int]:
@@ -360,17 +411,16 @@ class Phi3V(nn.Module):
                 n += len(part)
             tokens = torch.cat(parts)
         places = iter(rows)
-        x = self.embed(torch.tensor([ids]), torch.tensor([[next(places) if i == IMAGE else -1 for i in ids]]), tokens)
-        caches = [{} for _ in self.model.layers]
-        mask = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()[None, None]
+        x = self.embed(torch.tensor(ids), torch.tensor([next(places) if i == IMAGE else -1 for i in ids]), tokens)
+        caches = [Cached() for _ in self.model.layers]
         at, out = len(ids), []
-        hidden = self.decode(x, torch.arange(at)[None], mask, caches)
+        hidden = self.decode(x, torch.arange(at), caches)
         while len(out) < limit:
-            token = int(self.lm_head(hidden[:, -1]).argmax())
+            token = int(self.lm_head(hidden[-1]).argmax())
             if token in stop:
                 break
             out.append(token)
-            hidden = self.decode(self.model.embed_tokens(torch.tensor([[token]])), torch.tensor([[at]]), None, caches)
+            hidden = self.decode(self.model.embed_tokens(torch.tensor([token])), torch.tensor([at]), caches)
             at += 1
         return out
 

@@ -384,9 +384,32 @@ WEIGHTS = {
 """How often each kind is asked about each kind of scene."""
 
 
-def ask(scene: Scene, rng: np.random.Generator, kind: str | None = None) -> Question:
+LESSONS = {
+    "shapes": {
+        "colour": 0.8, "shape": 1.5, "position": 1.6, "count": 3.5, "exists": 0.3, "absent": 0.5, "describe": 0.4,
+    },
+    "text": {
+        "text": 5.0, "colour": 0.4, "position": 0.8, "count": 1.2, "shape": 0.3, "exists": 0.1, "absent": 0.4,
+        "describe": 0.25,
+    },
+    "bars": {"bars": 1.0, "count": 1.5, "absent": 0.5, "describe": 0.3, "exists": 0.1},
+}  # fmt: skip
+"""The same in training: more of what is hard to learn."""
+
+
+def teach(scene: Scene, rng: np.random.Generator) -> Question:
+    """A question to learn from; of two that count, mostly the one with more to count."""
+    question = ask(scene, rng, weights=LESSONS)
+    if question.kind == "count" and rng.random() < 0.7:
+        other = ask(scene, rng, "count")
+        if other.kind == "count" and other.key > question.key:
+            return other
+    return question
+
+
+def ask(scene: Scene, rng: np.random.Generator, kind: str | None = None, weights=WEIGHTS) -> Question:
     """A question about the scene, of the given kind if the scene has an occasion for it."""
-    weights = WEIGHTS[scene.kind]
+    weights = weights[scene.kind]
     asker = Asker(scene, rng)
     p = np.array(list(weights.values()))
     while True:

@@ -84,8 +84,12 @@ FONT_NAMES = (
 )  # fmt: skip
 MIN_SOURCE_CAP = 11
 """Least height of a capital letter before resizing, in pixels: below this, a print is a smudge."""
-CLEAR_OF_LINE = 0.035
+MIN_CAP = 16
+"""Least height of a capital letter after resizing, in model pixels."""
+CLEAR_OF_LINE = 0.045
 """An object whose centre is nearer than this (as a share of the side) to a line of the 3x3 grid is not placed."""
+NEAR_WHITE = 246
+"""Mean of a background from which the white padding of the HD transform cannot be told."""
 
 
 @lru_cache(maxsize=1)
@@ -117,18 +121,41 @@ def hd_size(width: int, height: int, crop: int = CROP, num_crops: int = NUM_CROP
     return crop * scale, max(1, int(crop * scale / ratio))
 
 
+def padding(width: int, height: int) -> tuple[float, float]:
+    """Shares (left, top) of the padded picture that the HD transform fills with white on either side."""
+    w, h = hd_size(width, height)
+    full_w, full_h = math.ceil(w / CROP) * CROP, math.ceil(h / CROP) * CROP
+    return (full_w - w) / 2 / full_w, (full_h - h) / 2 / full_h
+
+
+def third(share: np.ndarray) -> np.ndarray:
+    """Which third (0, 1, 2) of a side a place lies in."""
+    return np.clip((3 * share).astype(int), 0, 2)
+
+
+def clear(share: np.ndarray) -> np.ndarray:
+    """Whether a place, as a share of a side, is clear of the lines that cut it in three."""
+    return (np.abs(share - 1 / 3) >= CLEAR_OF_LINE) & (np.abs(share - 2 / 3) >= CLEAR_OF_LINE)
+
+
 @dataclass
 class Item:
-    """One drawn thing. `label` is in CLASSES, `box` is (x0, y0, x1, y1) in source pixels."""
+    """One drawn thing. `label` is in CLASSES, `box` is (x0, y0, x1, y1) in source pixels.
+
+    The characters of one text share a `line`, the height of all of their centres, so that they stand side by side
+    in any grid, whatever their shapes.
+    """
 
     label: str
     colour: str
     box: tuple[float, float, float, float]
     size: str = ""
+    line: float | None = None
 
     @property
     def centre(self) -> tuple[float, float]:
-        return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
+        height = (self.box[1] + self.box[3]) / 2 if self.line is None else self.line
+        return (self.box[0] + self.box[2]) / 2, height
 
 
 @dataclass
@@ -230,6 +257,8 @@ class Canvas:
             self.image = Image.new("RGB", (w, h), tuple(int(v) for v in first))
         self.noise = rng.uniform(5, 26) if style > 0.75 else 0.0
         """Standard deviation of the grain laid over the finished picture."""
+        self.borderless = self.noise == 0 and np.mean(self.grounds) > NEAR_WHITE
+        """Whether nobody can see where the picture ends and its padding begins."""
         self.draw = ImageDraw.Draw(self.image)
         self.taken: list[tuple[float, float, float, float]] = []
 
@@ -254,8 +283,11 @@ class Canvas:
         y = margin + tries[:, 1] * (height - h - 2 * margin)
         good = np.ones(len(tries), bool)
         if on_grid:
-            for centre in ((x + w / 2) / width, (y + h / 2) / height):
-                good &= (np.abs(centre - 1 / 3) >= CLEAR_OF_LINE) & (np.abs(centre - 2 / 3) >= CLEAR_OF_LINE)
+            for centre, pad in zip(((x + w / 2) / width, (y + h / 2) / height), padding(width, height)):
+                good &= clear(centre)
+                if self.borderless:  # the place must have the same name in the padded picture
+                    padded = pad + centre * (1 - 2 * pad)
+                    good &= clear(padded) & (third(padded) == third(centre))
         for b in self.taken:
             good &= (x > b[2] + gap) | (x + w < b[0] - gap) | (y > b[3] + gap) | (y + h < b[1] - gap)
         if not good.any():
@@ -266,7 +298,7 @@ class Canvas:
     def add_shape(self, shape: str, colour: str, rgb, size: str, on_grid: bool = True) -> Item | None:
         """Draws one shape where there is room for it."""
         short = min(self.hd)
-        side = self.rng.uniform(25, 36) if size == "small" else min(self.rng.uniform(54, 84), 0.78 * short)
+        side = self.rng.uniform(27, 38) if size == "small" else min(self.rng.uniform(54, 84), 0.78 * short)
         side *= self.scale
         box = self.find_space(side, side, 5 * self.scale, on_grid)
         if box is None:
@@ -285,7 +317,7 @@ class Canvas:
         widths = [probe.getlength(c) / 100 + spacing for c in text]
         points = cap * self.scale / cap_share
         points = min(points, 0.9 * self.size[0] / sum(widths), 0.8 * self.size[1] / cap_share)
-        if points * cap_share < MIN_SOURCE_CAP or points * cap_share / self.scale < 14:
+        if points * cap_share < MIN_SOURCE_CAP or points * cap_share / self.scale < MIN_CAP:
             return []
         face = font(path, max(6, round(points * self.over)))
         advances = [(face.getlength(c) / self.over + spacing * points) for c in text]
@@ -299,7 +331,8 @@ class Canvas:
             at = (x * self.over, baseline * self.over)
             self.draw.text(at, char, fill=rgb, font=face, anchor="ls")
             ink = [v / self.over for v in face.getbbox(char, anchor="ls")]
-            items.append(Item(char, colour, (x + ink[0], baseline + ink[1], x + ink[2], baseline + ink[3])))
+            inked = (x + ink[0], baseline + ink[1], x + ink[2], baseline + ink[3])
+            items.append(Item(char, colour, inked, line=(box[1] + box[3]) / 2))
             x += advance
         return items
 
