@@ -142,7 +142,12 @@ fn a_second_picture_is_refused_with_the_bound() {
         .unwrap_err();
     assert!(error.to_string().contains("takes 1 image per prompt"));
     let unseen = processor.prepare(&user(vec![said("x")]), &[picture(3, 3)]);
-    assert!(unseen.unwrap_err().to_string().contains("no message shows it"));
+    assert!(
+        unseen
+            .unwrap_err()
+            .to_string()
+            .contains("no message shows it")
+    );
 }
 
 proptest! {
@@ -184,7 +189,9 @@ fn damaged(file: &str, edit: impl FnOnce(Vec<u8>) -> Vec<u8>) -> String {
 
 fn refusal(directory: &Path) -> String {
     let files = ModelFiles::Directory(directory.to_owned());
-    load(&files, &LoadOptions::default()).unwrap_err().to_string()
+    load(&files, &LoadOptions::default())
+        .unwrap_err()
+        .to_string()
 }
 
 /// Changes a JSON file.
@@ -201,7 +208,9 @@ fn renamed(from: &str, to: &str) -> impl FnOnce(Vec<u8>) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
     move |mut bytes| {
         let mut windows = bytes.windows(from.len());
-        let at = windows.position(|window| window == from.as_bytes()).unwrap();
+        let at = windows
+            .position(|window| window == from.as_bytes())
+            .unwrap();
         bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
         bytes
     }

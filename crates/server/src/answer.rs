@@ -165,9 +165,8 @@ impl Answer {
         self.whole.push_str(&std::mem::take(&mut piece.text));
         if piece.end.is_some() {
             let Grounded { text, entities } = ground(&self.whole);
-            let entity = |entity: vlmd_models::Entity| {
-                Entity::new(entity.phrase, entity.span, entity.boxes)
-            };
+            let entity =
+                |entity: vlmd_models::Entity| Entity::new(entity.phrase, entity.span, entity.boxes);
             piece.entities = Some(entities.into_iter().map(entity).collect());
             piece.text = text;
         }

@@ -25,7 +25,10 @@ pub(super) fn is_blank(c: char) -> bool {
 /// Spans are as the reference gives them: those of boxes without a phrase are empty, and lie at
 /// -1 where the answer's blanks are taken off in front of them.
 pub(super) fn ground(answer: &str) -> Grounded {
-    let answer = answer.rsplit(super::processor::IMAGE_END).next().unwrap_or_default();
+    let answer = answer
+        .rsplit(super::processor::IMAGE_END)
+        .next()
+        .unwrap_or_default();
     let clean = without_tags(answer);
     let cut = leading_blanks(&clean);
     let mut entities = Vec::new();
@@ -159,13 +162,8 @@ fn corners((first, last): Cells) -> [f64; 4] {
     } else {
         [0.5, 0.5]
     };
-    [
-        (left, near),
-        (top, near),
-        (right, far),
-        (bottom, far),
-    ]
-    .map(|(cell, within)| (cell as f64 + within) / GRID as f64)
+    [(left, near), (top, near), (right, far), (bottom, far)]
+        .map(|(cell, within)| (cell as f64 + within) / GRID as f64)
 }
 
 #[cfg(test)]
@@ -236,9 +234,15 @@ mod tests {
 
     #[test]
     fn numbers_beyond_all_grids_are_no_box() {
-        let raw = format!("<object><patch_index_{0}><patch_index_1></object>x", "9".repeat(30));
+        let raw = format!(
+            "<object><patch_index_{0}><patch_index_1></object>x",
+            "9".repeat(30)
+        );
         assert_eq!(ground(&raw).entities, []);
         assert_eq!(ground(&raw).text, "x");
-        assert_eq!(ground("<object><patch_index_+1><patch_index_1></object>").entities, []);
+        assert_eq!(
+            ground("<object><patch_index_+1><patch_index_1></object>").entities,
+            []
+        );
     }
 }

@@ -95,7 +95,10 @@ impl Kosmos2Processor {
             ));
         }
         let generation = text::generation(files)?;
-        let configured = [generation.eos_token_id.0, config.text_config.eos_token_id.0.clone()];
+        let configured = [
+            generation.eos_token_id.0,
+            config.text_config.eos_token_id.0.clone(),
+        ];
         let stops = configured.into_iter().find(|ids| !ids.is_empty());
         Ok(Self {
             tokenizer: Arc::new(tokenizer),
@@ -156,7 +159,9 @@ impl Kosmos2Processor {
 
     /// The whole prompt with what users wrote still shielded.
     fn prompt(&self, text: &str, picture: bool) -> String {
-        let text = self.tokenizer.shield(text.trim_matches(grounding::is_blank));
+        let text = self
+            .tokenizer
+            .shield(text.trim_matches(grounding::is_blank));
         if picture {
             format!("{BEGIN}{IMAGE}{IMAGE_END} {text}")
         } else {
