@@ -15,6 +15,8 @@ mod goldens;
 #[cfg(test)]
 mod hub;
 #[cfg(test)]
+mod kosmos2;
+#[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
 mod streams;

@@ -26,11 +26,11 @@ pub use error::{
 pub use informational::{Health, Model, ModelList, ModelPermission, Version};
 pub use message::{Message, Role};
 pub use request::{
-    ChatRequest, MAX_CHOICES, MAX_LOGIT_BIAS, MAX_STOP_BYTES, MAX_STOP_TOKEN_IDS, MAX_STOPS,
-    MAX_TOP_LOGPROBS, NvExt, StopSequences, StreamOptions,
+    ChatRequest, MAX_CHOICES, MAX_LOGIT_BIAS, MAX_NO_REPEAT_NGRAM, MAX_STOP_BYTES,
+    MAX_STOP_TOKEN_IDS, MAX_STOPS, MAX_TOP_LOGPROBS, NvExt, StopSequences, StreamOptions,
 };
 pub use response::{
-    AnswerMessage, ChatChunk, ChatCompletion, Choice, ChoiceLogprobs, ChunkChoice, Delta,
+    AnswerMessage, ChatChunk, ChatCompletion, Choice, ChoiceLogprobs, ChunkChoice, Delta, Entity,
     FinishReason, Null, StopReason, TokenLogprob, TopLogprob, Usage, completion_id,
 };
 pub use unsupported::{UNSUPPORTED, Unsupported};

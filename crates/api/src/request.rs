@@ -23,6 +23,9 @@ pub const MAX_LOGIT_BIAS: usize = 1024;
 /// Most alternatives per token in `top_logprobs`, as at OpenAI.
 pub const MAX_TOP_LOGPROBS: u32 = 20;
 
+/// Longest run of tokens in `no_repeat_ngram_size`. Each token looks through all before it.
+pub const MAX_NO_REPEAT_NGRAM: i64 = 64;
+
 /// Largest count of tokens that is read at all; the context length is the real bound.
 const MAX_COUNT: i64 = u32::MAX as i64;
 
@@ -81,7 +84,8 @@ pub struct ChatRequest {
     /// Goes on after the model's own end-of-answer tokens. Default false.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ignore_eos: Option<bool>,
-    /// Leaves the model's control tokens out of the text. Default true.
+    /// Leaves the model's control tokens out of the text. Default true. With false, a model that
+    /// points at what it names answers in its own markup, and without `entities`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skip_special_tokens: Option<bool>,
     /// The same seed and request give the same answer.
@@ -99,6 +103,11 @@ pub struct ChatRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(exclusive_minimum = 0, maximum = 2)]
     pub repetition_penalty: Option<f32>,
+    /// No run of this many tokens comes twice, prompt and answer taken together; 0 is off.
+    /// Default: what the model's own settings say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 64)]
+    pub no_repeat_ngram_size: Option<u32>,
     /// Token id to a value from -100 to 100 that is added to its logit.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(required = false)]
@@ -120,6 +129,10 @@ pub struct ChatRequest {
     #[serde(skip_serializing_if = "Map::is_empty")]
     #[schema(required = false, value_type = Object)]
     pub chat_template_kwargs: Map<String, Value>,
+    /// Whether the answer points at what it names, for models that can. Default true. Also
+    /// accepted as `bounding_boxes`, its older name, and within `chat_template_kwargs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grounded_response: Option<bool>,
     /// Who asks, for the client's own records.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
@@ -204,12 +217,15 @@ impl ChatRequest {
             frequency_penalty: fields.number("frequency_penalty", Bounds::Closed(-2.0, 2.0))?,
             presence_penalty: fields.number("presence_penalty", Bounds::Closed(-2.0, 2.0))?,
             repetition_penalty: fields.number("repetition_penalty", Bounds::Above(0.0, 2.0))?,
+            no_repeat_ngram_size: fields
+                .integer("no_repeat_ngram_size", 0..=MAX_NO_REPEAT_NGRAM)?,
             logit_bias: read_logit_bias(&mut fields)?,
             logprobs: fields.boolean("logprobs")?,
             top_logprobs: fields.integer("top_logprobs", 0..=i64::from(MAX_TOP_LOGPROBS))?,
             stream: fields.boolean("stream")?,
             stream_options: StreamOptions::read(&mut fields)?,
             chat_template_kwargs: validate::template_kwargs(&mut fields)?,
+            grounded_response: read_grounded(&mut fields)?,
             user: fields.string("user")?,
             nvext: NvExt::read(&mut fields)?,
         };
@@ -311,6 +327,13 @@ impl NvExt {
         unsupported::check(&fields, NVEXT_FIELDS)?;
         Ok(Some(ext))
     }
+}
+
+/// Both names are checked; the newer wins.
+fn read_grounded(fields: &mut Fields) -> Result<Option<bool>, RequestError> {
+    let newer = fields.boolean("grounded_response")?;
+    let older = fields.boolean("bounding_boxes")?;
+    Ok(newer.or(older))
 }
 
 fn read_messages(fields: &mut Fields) -> Result<Vec<Message>, RequestError> {

@@ -65,7 +65,7 @@ pub struct Choice {
 }
 
 /// What the model says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct AnswerMessage {
     /// Always `assistant`.
     #[schema(value_type = String)]
@@ -78,6 +78,34 @@ pub struct AnswerMessage {
     /// Always empty.
     #[schema(value_type = Vec<Object>)]
     pub tool_calls: [Null; 0],
+    /// What the text names in the picture, from models that point at it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entities: Option<Vec<Entity>>,
+}
+
+/// Something that an answer names in the picture, as NIM's Kosmos-2 gives it.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Entity {
+    /// Its name in the text.
+    pub phrase: String,
+    /// First and last character of the phrase in the text, counted from 0. Where a place has no
+    /// phrase, the last is the one before the first.
+    pub substring: [i64; 2],
+    /// Where it is: left, top, right and bottom, as shares of the picture's width and height.
+    pub bboxes: Vec<[f64; 4]>,
+}
+
+impl Entity {
+    /// `span` is the phrase's characters, the end exclusive.
+    #[must_use]
+    pub fn new(phrase: String, span: (i64, i64), bboxes: Vec<[f64; 4]>) -> Self {
+        let start = span.0.max(0);
+        Self {
+            phrase,
+            substring: [start, span.1.max(start) - 1],
+            bboxes,
+        }
+    }
 }
 
 impl AnswerMessage {
@@ -89,6 +117,7 @@ impl AnswerMessage {
             reasoning_content: Null,
             content,
             tool_calls: [],
+            entities: None,
         }
     }
 }
@@ -249,7 +278,7 @@ pub struct ChunkChoice {
 }
 
 /// What is added to an answer.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub struct Delta {
     /// `assistant`, in the answer's first chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -258,6 +287,9 @@ pub struct Delta {
     /// More text; empty only in the first chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// In the answer's last chunk: see `entities` of the whole answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entities: Option<Vec<Entity>>,
 }
 
 impl Delta {
@@ -267,6 +299,7 @@ impl Delta {
         Self {
             role: Some("assistant"),
             content: Some(String::new()),
+            entities: None,
         }
     }
 
@@ -276,6 +309,7 @@ impl Delta {
         Self {
             role: None,
             content: Some(content),
+            entities: None,
         }
     }
 }
@@ -339,6 +373,15 @@ mod tests {
                 json!({"index": 0, "delta": expected, "logprobs": null, "finish_reason": null})
             );
         }
+    }
+
+    #[test]
+    fn spans_are_inclusive_on_the_wire() {
+        let substring = |span| Entity::new(String::new(), span, Vec::new()).substring;
+        assert_eq!(substring((12, 21)), [12, 20]);
+        assert_eq!(substring((4, 4)), [4, 3]);
+        assert_eq!(substring((-1, -1)), [0, -1]);
+        assert_eq!(substring((7, 5)), [7, 6]);
     }
 
     #[test]

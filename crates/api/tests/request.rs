@@ -116,6 +116,10 @@ fn numbers_out_of_range_are_refused_with_bound_and_value() {
             "between -1 and 4294967295, got -2",
         ),
         (
+            json!({"no_repeat_ngram_size": 65}),
+            "between 0 and 64, got 65",
+        ),
+        (
             json!({"num_frames_per_inference": 33}),
             "between 1 and 32, got 33",
         ),
@@ -240,6 +244,18 @@ fn the_top_level_wins_over_nvext() {
     assert_eq!(request.top_k(), Some(None));
     assert!(!request.ignore_eos());
     assert_eq!(request.repetition_penalty(), Some(1.0));
+}
+
+#[test]
+fn pointing_is_asked_for_under_two_names() {
+    let grounded = |extra| read(extra).unwrap().grounded_response;
+    assert_eq!(grounded(json!({})), None);
+    assert_eq!(grounded(json!({"grounded_response": false})), Some(false));
+    assert_eq!(grounded(json!({"bounding_boxes": false})), Some(false));
+    let both = json!({"grounded_response": true, "bounding_boxes": false});
+    assert_eq!(grounded(both), Some(true));
+    let error = refused(json!({"bounding_boxes": 1})).unwrap();
+    assert!(error.to_string().contains("bounding_boxes"), "{error}");
 }
 
 #[test]

@@ -149,6 +149,10 @@ fn load(args: &ServeArgs) -> Result<ServedModel> {
         processor, model, ..
     } = loaded;
     let engine = Engine::start(model, engine)?;
+    let default_sampling = Sampling {
+        no_repeat_ngram_size: processor.no_repeat_ngram_size(),
+        ..Sampling::default()
+    };
     Ok(ServedModel {
         names,
         processor,
@@ -157,7 +161,7 @@ fn load(args: &ServeArgs) -> Result<ServedModel> {
         media: MediaGate::new(media_config(&args.media))?,
         vocab_size: spec.vocab_size,
         max_images: args.media.max_images,
-        default_sampling: Sampling::default(),
+        default_sampling,
     })
 }
 

@@ -23,6 +23,9 @@ pub struct Sampling {
     pub frequency_penalty: f32,
     /// Subtracted once if the answer has the token; 0 is off.
     pub presence_penalty: f32,
+    /// No run of this many tokens comes twice, counted over prompt and answer; 0 is off (as in
+    /// transformers' `NoRepeatNGramLogitsProcessor`).
+    pub no_repeat_ngram_size: usize,
     /// Added to single tokens' logits.
     pub logit_bias: Vec<(u32, f32)>,
     /// Report the chosen token's log probability and those of this many of the best.
@@ -40,6 +43,7 @@ impl Default for Sampling {
             repetition_penalty: 1.0,
             frequency_penalty: 0.0,
             presence_penalty: 0.0,
+            no_repeat_ngram_size: 0,
             logit_bias: Vec::new(),
             logprobs: None,
         }

@@ -37,7 +37,7 @@ impl Pending {
             sampling,
             limits,
         } = request;
-        let sampler = Sampler::new(sampling, prompt::text(&prompt));
+        let sampler = Sampler::new(sampling, prompt::text(&prompt)).after(&prompt.tokens);
         // Fillers may be any number, and a model may look up all rows before it splices.
         for span in &prompt.spans {
             prompt.tokens[span.tokens.clone()].fill(0);

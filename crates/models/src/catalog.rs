@@ -29,6 +29,7 @@ const CARDS: &[(&str, &str)] = &[
     card!("llava-v1.6-vicuna-7b.toml"),
     card!("meta-llama-3.2-11b-vision-instruct.toml"),
     card!("meta-llama-3.2-90b-vision-instruct.toml"),
+    card!("microsoft-kosmos-2.toml"),
     card!("microsoft-phi-3-vision-128k-instruct.toml"),
     card!("microsoft-phi-3.5-vision-instruct.toml"),
     card!("vlmd-tiny.toml"),

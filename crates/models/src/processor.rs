@@ -57,6 +57,27 @@ pub enum PrepareError {
     Tensor(#[from] candle_core::Error),
 }
 
+/// An answer that points at what it names.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Grounded {
+    /// The answer without markup.
+    pub text: String,
+    /// What it names, in its order.
+    pub entities: Vec<Entity>,
+}
+
+/// Something in the picture.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entity {
+    /// As the answer calls it.
+    pub phrase: String,
+    /// Characters of [`Grounded::text`], from 0, that are the phrase, the end exclusive. Where an
+    /// answer gives a place without a phrase, an empty span, which may lie before the text.
+    pub span: (i64, i64),
+    /// `[left, top, right, bottom]`, as shares of the picture's width and height.
+    pub boxes: Vec<[f64; 4]>,
+}
+
 /// Turns conversations into prompts; one per architecture.
 ///
 /// A pure function of its input, cheap to share between threads, and not cheap to call: run it
@@ -79,4 +100,16 @@ pub trait Processor: Send + Sync {
 
     /// Tokens that end an answer.
     fn stop_ids(&self) -> &[u32];
+
+    /// Length of the runs of tokens that an answer must not repeat, where a request does not say
+    /// it; 0 is none. The checkpoint's own, for models that do not end without it.
+    fn no_repeat_ngram_size(&self) -> usize {
+        0
+    }
+
+    /// For models that point at what they name: takes an answer apart, given its text with all
+    /// markup.
+    fn grounding(&self) -> Option<fn(&str) -> Grounded> {
+        None
+    }
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use vlmd_api::{FinishReason, StopReason, TokenLogprob, TopLogprob};
+use vlmd_api::{Entity, FinishReason, StopReason, TokenLogprob, TopLogprob};
 use vlmd_engine::{Event, FinishReason as EngineFinish, Logprobs, RequestError};
+use vlmd_models::Grounded;
 use vlmd_text::{Detokenizer, StopMatcher, TextError, Tokenizer};
 
 use crate::error::Refusal;
@@ -20,6 +21,9 @@ pub(crate) struct Style {
     pub(crate) stops: Vec<String>,
     pub(crate) include_stop: bool,
     pub(crate) skip_special_tokens: bool,
+    /// For models that point at what they name: takes an answer apart. Its text is then given as
+    /// a whole, when it is complete: a tag may stand for a phrase that is out already.
+    pub(crate) grounding: Option<fn(&str) -> Grounded>,
     /// Stop strings are not looked for in the first tokens.
     pub(crate) min_tokens: usize,
 }
@@ -29,6 +33,8 @@ pub(crate) struct Style {
 pub(crate) struct Piece {
     pub(crate) text: String,
     pub(crate) logprobs: Vec<TokenLogprob>,
+    /// With the last piece, from models that point at what they name.
+    pub(crate) entities: Option<Vec<Entity>>,
     /// Set with the last piece.
     pub(crate) end: Option<End>,
 }
@@ -47,6 +53,8 @@ pub(crate) struct Answer {
     detokenizer: Detokenizer,
     matcher: StopMatcher,
     tokens: usize,
+    /// What is kept until it can be taken apart.
+    whole: String,
 }
 
 impl Answer {
@@ -57,6 +65,7 @@ impl Answer {
             matcher: StopMatcher::new(style.stops.clone(), style.include_stop),
             style,
             tokens: 0,
+            whole: String::new(),
         }
     }
 
@@ -70,7 +79,8 @@ impl Answer {
         match event {
             Event::Token { id, logprobs } => {
                 self.tokens += 1;
-                let mut piece = self.token(id).map_err(|error| undecodable(&error))?;
+                let piece = self.token(id).map_err(|error| undecodable(&error))?;
+                let mut piece = self.grounded(piece);
                 if let Some(logprobs) = logprobs {
                     let entry = self
                         .logprob(id, &logprobs)
@@ -79,7 +89,10 @@ impl Answer {
                 }
                 Ok(piece)
             }
-            Event::Finished(finish) => self.finish(finish).map_err(|error| undecodable(&error)),
+            Event::Finished(finish) => {
+                let piece = self.finish(finish).map_err(|error| undecodable(&error))?;
+                Ok(self.grounded(piece))
+            }
             Event::Failed(error) => Err(Refusal::Generation(error)),
         }
     }
@@ -142,6 +155,22 @@ impl Answer {
             },
         });
         Ok(piece)
+    }
+
+    /// Keeps the text back until it ends, and takes it apart then.
+    fn grounded(&mut self, mut piece: Piece) -> Piece {
+        let Some(ground) = self.style.grounding else {
+            return piece;
+        };
+        self.whole.push_str(&std::mem::take(&mut piece.text));
+        if piece.end.is_some() {
+            let Grounded { text, entities } = ground(&self.whole);
+            let entity =
+                |entity: vlmd_models::Entity| Entity::new(entity.phrase, entity.span, entity.boxes);
+            piece.entities = Some(entities.into_iter().map(entity).collect());
+            piece.text = text;
+        }
+        piece
     }
 
     fn logprob(&self, id: u32, logprobs: &Logprobs) -> Result<TokenLogprob, TextError> {

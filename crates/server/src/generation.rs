@@ -250,13 +250,15 @@ fn style(model: &ServedModel, request: &ChatRequest, limits: &Limits) -> Style {
     } else {
         model.processor.stop_ids()
     };
+    let skip_special_tokens = request.skip_special_tokens.unwrap_or(true);
     Style {
         tokenizer: Arc::clone(model.processor.tokenizer()),
         stop_ids: limits.stop_ids.iter().copied().collect(),
         own_stop_ids: own.into_iter().filter(|id| !always.contains(id)).collect(),
         stops: request.stops().to_vec(),
         include_stop: request.include_stop_str_in_output.unwrap_or(false),
-        skip_special_tokens: request.skip_special_tokens.unwrap_or(true),
+        skip_special_tokens,
+        grounding: model.processor.grounding().filter(|_| skip_special_tokens),
         min_tokens: limits.min_tokens,
     }
 }
@@ -278,6 +280,9 @@ fn sampling(defaults: &Sampling, request: &ChatRequest) -> Sampling {
         presence_penalty: request
             .presence_penalty
             .unwrap_or(defaults.presence_penalty),
+        no_repeat_ngram_size: request
+            .no_repeat_ngram_size
+            .map_or(defaults.no_repeat_ngram_size, |size| size as usize),
         logit_bias: request
             .logit_bias
             .iter()

@@ -38,12 +38,16 @@ pub(crate) async fn prepare(
     }
     let mut sources = Sources::default();
     let messages = std::mem::take(&mut request.messages);
+    let mut template_kwargs = std::mem::take(&mut request.chat_template_kwargs);
+    if let Some(grounded) = request.grounded_response {
+        template_kwargs.insert("grounded_response".to_owned(), grounded.into());
+    }
     let chat = Chat {
         messages: messages
             .into_iter()
             .map(|message| model_message(message, &mut sources))
             .collect(),
-        template_kwargs: std::mem::take(&mut request.chat_template_kwargs),
+        template_kwargs,
     };
     let pictures = model
         .media

@@ -4,7 +4,8 @@
 //!
 //! 1. for every answer, a chunk with `role` and empty content, as soon as the request is in line;
 //! 2. chunks with text, of all answers as they come; a chunk is never empty;
-//! 3. for every answer, once, a chunk with `finish_reason` and no text;
+//! 3. for every answer, once, a chunk with `finish_reason`, no text, and what the answer points
+//!    at if it does;
 //! 4. if asked for, a chunk without choices that carries the usage;
 //! 5. `[DONE]`, after an error frame as well.
 //!
@@ -119,7 +120,11 @@ impl Frames {
         }
         if piece.end.is_some() {
             piece.logprobs = logprobs;
-            self.choice(index, Delta::default(), piece);
+            let delta = Delta {
+                entities: piece.entities.take(),
+                ..Delta::default()
+            };
+            self.choice(index, delta, piece);
         } else {
             self.withheld[index] = logprobs;
         }

@@ -7,11 +7,13 @@
 //! 3. stop tokens are made impossible until `min_tokens` are there;
 //! 4. `repetition_penalty` over prompt and answer, then `frequency_penalty` and
 //!    `presence_penalty` over the answer (vLLM's `apply_penalties`);
-//! 5. at temperature 0 the first of the highest logits is chosen; otherwise logits are divided
+//! 5. tokens are ruled out that would repeat `no_repeat_ngram_size` tokens in a row of prompt and
+//!    answer (transformers' `NoRepeatNGramLogitsProcessor`);
+//! 6. at temperature 0 the first of the highest logits is chosen; otherwise logits are divided
 //!    by the temperature;
-//! 6. `top_k`, then `top_p` of what that left, then `min_p` (the order of transformers'
+//! 7. `top_k`, then `top_p` of what that left, then `min_p` (the order of transformers'
 //!    warpers);
-//! 7. one number from the request's own generator draws among the rest.
+//! 8. one number from the request's own generator draws among the rest.
 //!
 //! Everything depends on the request and its logits alone, so an answer does not change with
 //! its neighbours. Token ids beyond the vocabulary have no effect.
@@ -19,6 +21,7 @@
 mod draw;
 mod history;
 mod logprobs;
+mod ngrams;
 
 use std::cmp::Ordering;
 
@@ -27,6 +30,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::request::{Logprobs, RequestError, Sampling};
 use history::History;
+use ngrams::Ngrams;
 
 /// A token that was chosen.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +45,7 @@ pub(crate) struct Sampler {
     sampling: Sampling,
     rng: StdRng,
     history: History,
+    ngrams: Ngrams,
 }
 
 impl Sampler {
@@ -51,10 +56,18 @@ impl Sampler {
             .map_or_else(StdRng::from_os_rng, StdRng::seed_from_u64);
         let history = History::new(&sampling, prompt);
         Self {
+            ngrams: Ngrams::new(sampling.no_repeat_ngram_size),
             sampling,
             rng,
             history,
         }
+    }
+
+    /// Counts the runs of `prompt`, all of it: where pictures stand, the ids are counted that the
+    /// architecture's processor wrote there.
+    pub(crate) fn after(mut self, prompt: &[u32]) -> Self {
+        self.ngrams.extend(prompt);
+        self
     }
 
     /// Chooses by `logits`, `[vocab]`, which are used up. `suppressed` ids cannot be chosen.
@@ -81,6 +94,7 @@ impl Sampler {
             change(logits, id, |_| f32::NEG_INFINITY);
         }
         self.history.penalize(&self.sampling, logits);
+        self.ngrams.rule_out(logits);
 
         let id = if self.sampling.temperature == 0.0 {
             first_highest(logits)
@@ -90,6 +104,7 @@ impl Sampler {
         };
         let id = id.ok_or(RequestError::InvalidLogits)?;
         self.history.push(id);
+        self.ngrams.extend(&[id]);
         let logprobs = raw.map(|(top, raw)| logprobs::report(&raw, id, top, scratch));
         Ok(Choice { id, logprobs })
     }

@@ -408,3 +408,48 @@ proptest! {
         }
     }
 }
+
+/// What a sampler says one after another, given the same logits each time.
+fn said(size: usize, prompt: &[u32], logits: &[f32], tokens: usize) -> Vec<u32> {
+    let sampling = Sampling {
+        no_repeat_ngram_size: size,
+        ..greedy()
+    };
+    let mut sampler = Sampler::new(sampling, []).after(prompt);
+    (0..tokens)
+        .map(|_| choose(&mut sampler, logits).unwrap().id)
+        .collect()
+}
+
+#[test]
+fn no_run_of_tokens_comes_twice() {
+    let logits = [3.0, 2.0, 1.0];
+    assert_eq!(said(0, &[0, 0, 0], &logits, 4), [0, 0, 0, 0]);
+    // Three zeros are there once; then `0 0` must not be followed by a zero.
+    assert_eq!(said(3, &[], &logits, 6), [0, 0, 0, 1, 0, 0]);
+    // The prompt counts: `1 0 0` is in it.
+    assert_eq!(said(3, &[1, 0, 0, 2, 1, 0], &logits, 1), [1]);
+    // Fewer tokens than a run forbid nothing, even if they all are the same.
+    assert_eq!(said(3, &[0], &logits, 2), [0, 0]);
+    // A run of one: no token twice.
+    assert_eq!(said(1, &[1], &logits, 2), [0, 2]);
+}
+
+#[test]
+fn runs_are_ruled_out_for_drawn_tokens_too() {
+    let sampling = Sampling {
+        no_repeat_ngram_size: 1,
+        ..seeded(7)
+    };
+    let mut sampler = Sampler::new(sampling, []).after(&[0, 1]);
+    assert_eq!(choose(&mut sampler, &[9.0, 9.0, -9.0]).unwrap().id, 2);
+    // Nothing is left.
+    let error = choose(&mut sampler, &[9.0, 9.0, -9.0]).unwrap_err();
+    assert_eq!(error, RequestError::InvalidLogits);
+}
+
+#[test]
+fn prompts_tokens_beyond_the_vocabulary_are_no_trouble() {
+    assert_eq!(said(2, &[70, 0, 70], &[1.0, 0.0], 1), [1]);
+    assert_eq!(said(2, &[0, 70, 0], &[1.0, 0.0], 1), [0]);
+}

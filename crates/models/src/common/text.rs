@@ -99,15 +99,24 @@ fn template_source(files: &ModelFiles) -> Result<(Option<String>, SpecialTokens)
     Ok((source, specials))
 }
 
+/// `generation_config.json`, as far as it matters.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Generation {
+    #[serde(default)]
+    pub(crate) eos_token_id: TokenIds,
+    /// 0 is off.
+    #[serde(default)]
+    pub(crate) no_repeat_ngram_size: usize,
+}
+
+/// Reads `generation_config.json`, where there is one.
+pub(crate) fn generation(files: &ModelFiles) -> Result<Generation, LoadError> {
+    files.json_or_default(GENERATION_CONFIG_FILE)
+}
+
 /// `eos_token_id` of `generation_config.json`, where there is one.
 pub(crate) fn generation_stops(files: &ModelFiles) -> Result<TokenIds, LoadError> {
-    #[derive(Default, Deserialize)]
-    struct GenerationConfig {
-        #[serde(default)]
-        eos_token_id: TokenIds,
-    }
-    let config: GenerationConfig = files.json_or_default(GENERATION_CONFIG_FILE)?;
-    Ok(config.eos_token_id)
+    Ok(generation(files)?.eos_token_id)
 }
 
 /// Renders `messages`, each an object with `role` and `content`, up to where the answer begins.

@@ -3,13 +3,15 @@
 //! A CLIP tower's features, all of them, are brought to unit length and pressed into a fixed
 //! number of learnt latents by one layer of cross-attention (`resampler`). They stand between
 //! `<image>` and `</image>` at the beginning of the prompt of a decoder with Magneto's inner norms
-//! and sinusoidal positions. Its answers name places in the picture by the cells of a grid.
+//! and sinusoidal positions. Its answers name places in the picture by the cells of a grid;
+//! `grounding` makes boxes of them.
 //!
 //! The reference is transformers 4.51.3 with its PIL processor. It takes a picture that is 1 or 3
 //! pixels high for one with its colours first, and fails or answers nonsense; here such a picture
 //! is one like any other.
 
 mod config;
+mod grounding;
 mod model;
 mod processor;
 mod prompt;

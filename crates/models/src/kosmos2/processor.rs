@@ -9,18 +9,18 @@ use vlmd_media::Picture;
 use vlmd_text::Tokenizer;
 
 use super::config::Config;
-use super::prompt;
+use super::{grounding, prompt};
 use crate::common::clip::Geometry;
 use crate::common::clip_image::ClipImage;
 use crate::common::sizes::must;
 use crate::common::{chat, text};
 use crate::load::Source;
-use crate::{Chat, LoadError, LoadOptions, ModelFiles, PrepareError, Processor};
+use crate::{Chat, Grounded, LoadError, LoadOptions, ModelFiles, PrepareError, Processor};
 
 const BEGIN: &str = "<s>";
 const UNKNOWN: &str = "<unk>";
 const IMAGE: &str = "<image>";
-const IMAGE_END: &str = "</image>";
+pub(super) const IMAGE_END: &str = "</image>";
 
 /// Pictures that a prompt can show.
 const MAX_PICTURES: usize = 1;
@@ -33,6 +33,7 @@ const MAX_PATCHES: usize = 10_000;
 pub struct Kosmos2Processor {
     tokenizer: Arc<Tokenizer>,
     stop_ids: Vec<u32>,
+    no_repeat_ngram_size: usize,
     vocab_size: usize,
     /// What stands where the picture's features will: not the image token, but the first ids of
     /// the vocabulary behind `<unk>`, one after the other. Features hide them, and n-grams
@@ -93,12 +94,16 @@ impl Kosmos2Processor {
                 vocab_size,
             ));
         }
-        let generation = text::generation_stops(files)?;
-        let configured = [generation.0, config.text_config.eos_token_id.0.clone()];
+        let generation = text::generation(files)?;
+        let configured = [
+            generation.eos_token_id.0,
+            config.text_config.eos_token_id.0.clone(),
+        ];
         let stops = configured.into_iter().find(|ids| !ids.is_empty());
         Ok(Self {
             tokenizer: Arc::new(tokenizer),
             stop_ids: text::stop_ids(stops.unwrap_or_default()),
+            no_repeat_ngram_size: generation.no_repeat_ngram_size,
             vocab_size,
             fillers: (first..).take(latents).collect(),
             clip_image: ClipImage::read(files, geometry.side())?,
@@ -154,7 +159,9 @@ impl Kosmos2Processor {
 
     /// The whole prompt with what users wrote still shielded.
     fn prompt(&self, text: &str, picture: bool) -> String {
-        let text = self.tokenizer.shield(text.trim());
+        let text = self
+            .tokenizer
+            .shield(text.trim_matches(grounding::is_blank));
         if picture {
             format!("{BEGIN}{IMAGE}{IMAGE_END} {text}")
         } else {
@@ -222,5 +229,13 @@ impl Processor for Kosmos2Processor {
 
     fn stop_ids(&self) -> &[u32] {
         &self.stop_ids
+    }
+
+    fn no_repeat_ngram_size(&self) -> usize {
+        self.no_repeat_ngram_size
+    }
+
+    fn grounding(&self) -> Option<fn(&str) -> Grounded> {
+        Some(grounding::ground)
     }
 }

@@ -5,7 +5,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use tokio::task::spawn_blocking;
 use vlmd_api::{
-    AnswerMessage, ChatCompletion, ChatRequest, Choice, ChoiceLogprobs, ErrorBody, Null,
+    AnswerMessage, ChatCompletion, ChatRequest, Choice, ChoiceLogprobs, Entity, ErrorBody, Null,
     RequestError, TokenLogprob, completion_id,
 };
 
@@ -102,6 +102,7 @@ pub(super) fn models_unknown(model: &ServedModel, name: &str) -> Refusal {
 struct Draft {
     text: String,
     logprobs: Vec<TokenLogprob>,
+    entities: Option<Vec<Entity>>,
     end: Option<End>,
 }
 
@@ -120,6 +121,7 @@ async fn whole(
         let draft = &mut drafts[index];
         draft.text.push_str(&piece.text);
         draft.logprobs.append(&mut piece.logprobs);
+        draft.entities = piece.entities;
         draft.end = piece.end;
     }
     let choices = drafts
@@ -129,7 +131,10 @@ async fn whole(
             let end = draft.end.ok_or(Refusal::Internal)?;
             Ok(Choice {
                 index,
-                message: AnswerMessage::text(draft.text),
+                message: AnswerMessage {
+                    entities: draft.entities,
+                    ..AnswerMessage::text(draft.text)
+                },
                 logprobs: logprobs.then_some(ChoiceLogprobs {
                     content: draft.logprobs,
                 }),

@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use serde_json::{Map, Value, json};
 use vlmd_backend::{ImageInput, ImageSpan, KvCache, Model, ModelSpec, Prepared, Step};
 use vlmd_media::Picture;
-use vlmd_models::{Chat, Part, PrepareError, Processor};
+use vlmd_models::{Chat, Entity, Grounded, Part, PrepareError, Processor};
 use vlmd_text::Tokenizer;
 
 /// The token that ends an answer.
@@ -87,15 +87,30 @@ impl Model for ScriptedModel {
     }
 }
 
+/// Points at the first three letters of an answer.
+pub(crate) fn point(answer: &str) -> Grounded {
+    Grounded {
+        text: answer.to_uppercase(),
+        entities: vec![Entity {
+            phrase: answer[..3].to_owned(),
+            span: (0, 3),
+            boxes: vec![[0.25, 0.0, 1.0, 0.5]],
+        }],
+    }
+}
+
 pub(crate) struct ScriptedProcessor {
     tokenizer: Arc<Tokenizer>,
+    /// Whether answers point at what they name.
+    points: bool,
 }
 
 impl ScriptedProcessor {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(points: bool) -> Self {
         let tokenizer = Tokenizer::from_bytes(tokenizer_json().to_string().as_bytes()).unwrap();
         Self {
             tokenizer: Arc::new(tokenizer),
+            points,
         }
     }
 }
@@ -153,6 +168,10 @@ impl Processor for ScriptedProcessor {
 
     fn stop_ids(&self) -> &[u32] {
         &[END]
+    }
+
+    fn grounding(&self) -> Option<fn(&str) -> Grounded> {
+        self.points.then_some(point)
     }
 }
 

@@ -26,6 +26,8 @@ pub(crate) struct Setup {
     pub(crate) max_model_len: usize,
     pub(crate) max_num_seqs: usize,
     pub(crate) max_queue: usize,
+    /// Whether answers point at what they name.
+    pub(crate) points: bool,
     /// How long the model takes for a step.
     pub(crate) pace: Duration,
 }
@@ -38,6 +40,7 @@ impl Default for Setup {
             max_model_len: 4096,
             max_num_seqs: 64,
             max_queue: 64,
+            points: false,
             pace: Duration::ZERO,
         }
     }
@@ -165,7 +168,7 @@ pub(crate) async fn load(setup: Setup) -> (ServerConfig, ServedModel) {
         .unwrap();
     let model = ServedModel {
         names: vec![MODEL.to_owned(), "alias".to_owned()],
-        processor: Arc::new(ScriptedProcessor::new()),
+        processor: Arc::new(ScriptedProcessor::new(setup.points)),
         engine,
         media: MediaGate::new(setup.media).unwrap(),
         vocab_size: 257,

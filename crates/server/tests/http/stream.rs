@@ -195,3 +195,40 @@ async fn a_client_that_leaves_a_stream_frees_its_blocks() {
     assert_eq!((stats.cancelled, stats.finished_length), (1, 0));
     assert_eq!(stats.blocks_used, 0);
 }
+
+/// A tag may follow that changes what was said before it, so the text comes as a whole.
+#[tokio::test]
+async fn answers_that_point_come_whole_with_their_entities() {
+    let server = TestServer::with(Setup {
+        points: true,
+        ..Setup::default()
+    })
+    .await;
+    let upper = ALPHABET.to_uppercase();
+    let entities = json!([{"phrase": "abc", "substring": [0, 2],
+        "bboxes": [[0.25, 0.0, 1.0, 0.5]]}]);
+    let answer = server.answer(&json!({})).await;
+    let message = &answer["choices"][0]["message"];
+    assert_eq!(message["content"], upper);
+    assert_eq!(message["entities"], entities);
+
+    let frames = stream(&server, &json!({"logprobs": true})).await;
+    assert_eq!(text(&frames, 0), upper);
+    let last = &finishes(&frames, 0)[0];
+    assert_eq!(last["delta"], json!({"entities": entities}));
+    let logprobs = frames
+        .iter()
+        .filter_map(|frame| frame["choices"][0]["logprobs"]["content"].as_array())
+        .map(Vec::len);
+    assert_eq!(logprobs.sum::<usize>(), 27);
+
+    // As the model wrote it.
+    let raw = json!({"skip_special_tokens": false});
+    let answer = server.answer(&raw).await;
+    let message = &answer["choices"][0]["message"];
+    assert_eq!(message["content"], ALPHABET);
+    assert!(message.get("entities").is_none());
+    let frames = stream(&server, &raw).await;
+    assert_eq!(text(&frames, 0), ALPHABET);
+    assert!(frames.len() > 20, "letter by letter");
+}
