@@ -1,4 +1,6 @@
 // libcublas.so.13: the matrix products that candle asks for, by the definition, summed in f64.
+#include <numeric>
+
 #include "shim.h"
 
 namespace {
@@ -35,6 +37,11 @@ struct Matrix {
     long long stride;
     bool transposed;
 
+    // cuBLAS refuses a leading dimension that is shorter than a stored column.
+    bool holds(int rows, int columns) const {
+        return leading >= std::max(1, transposed ? columns : rows);
+    }
+
     double at(int batch, size_t row, size_t column) const {
         const size_t i = transposed ? row * leading + column : column * leading + row;
         return load(data, type, stride * batch + i);
@@ -44,14 +51,23 @@ struct Matrix {
 // C = alpha * A * B + beta * C with A [m, k] and B [k, n].
 int multiply(int m, int n, int k, double alpha, Matrix a, Matrix b, double beta, void* c, int type,
              int leading, long long stride, int batches) {
-    for (int batch = 0; batch < batches; batch++)
+    const int InvalidValue = 7;  // CUBLAS_STATUS_INVALID_VALUE
+    if (m < 0 || n < 0 || k < 0 || batches < 0 || !a.holds(m, k) || !b.holds(k, n) ||
+        leading < std::max(1, m))
+        return InvalidValue;
+    // Widened once, with the dimension that is summed over last.
+    std::vector<double> rows(size_t{1} * m * k), columns(size_t{1} * n * k);
+    for (int batch = 0; batch < batches; batch++) {
+        for (size_t i = 0; i < rows.size(); i++) rows[i] = a.at(batch, i / k, i % k);
+        for (size_t i = 0; i < columns.size(); i++) columns[i] = b.at(batch, i % k, i / k);
         for (int column = 0; column < n; column++)
             for (int row = 0; row < m; row++) {
-                double sum = 0;
-                for (int i = 0; i < k; i++) sum += a.at(batch, row, i) * b.at(batch, i, column);
+                const double* x = &rows[size_t{1} * row * k];
+                const double sum = std::inner_product(x, x + k, &columns[size_t{1} * column * k], 0.0);
                 const size_t at = stride * batch + static_cast<size_t>(column) * leading + row;
                 store(c, type, at, alpha * sum + (beta != 0 ? beta * load(c, type, at) : 0));
             }
+    }
     return 0;
 }
 

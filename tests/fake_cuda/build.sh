@@ -12,8 +12,9 @@ binary=$(realpath "$1")
 mkdir -p "$2"
 out=$(realpath "$2")
 here=$(realpath "$(dirname "$0")")
-: "${CUDA_HOME:?the toolkit's folder, see toolkit.sh}"
-sources=$(cargo metadata --format-version 1 --manifest-path "$here/../../Cargo.toml" --features vlmd-kernels/cuda |
+: "${CUDA_HOME:?names no toolkit, see toolkit.sh}"
+sources=$(cargo metadata --locked --format-version 1 --manifest-path "$here/../../Cargo.toml" \
+  --features vlmd-kernels/cuda --filter-platform "$(rustc -vV | sed -n 's/^host: //p')" |
   python3 -c 'import json, os, sys
 for package in json.load(sys.stdin)["packages"]:
     if package["name"] == "candle-kernels":
@@ -55,7 +56,8 @@ link() {
     echo "$version { *; };" >version.map
     script=(-Wl,--version-script=version.map)
   fi
-  g++ -shared -o "$library" -Wl,-soname,"$library" "${script[@]}" "$@" missing.o
+  # Each module brings the same helper functions, which on a card are its own.
+  g++ -shared -o "$library" -Wl,-soname,"$library" -Wl,-z,muldefs "${script[@]}" "$@" missing.o
 }
 link libcuda.so.1 '^cu[A-Z]' '' driver.o "${objects[@]}"
 link libcublas.so.13 '^cublas' libcublas.so.13 blas.o

@@ -151,7 +151,9 @@ using Address = unsigned long long;
 enum : int { Success = 0, InvalidValue = 1, OutOfMemory = 2, InvalidImage = 200, NotFound = 500 };
 static constexpr size_t CardMemory = 8ull << 30;
 
+// No bytes are an error where the driver has no memory pools, and this one claims none.
 static int allocate(Address* address, size_t bytes) {
+    if (bytes == 0) return InvalidValue;
     *address = reinterpret_cast<Address>(aligned_alloc(256, (bytes + 511) & ~size_t{255}));
     return *address ? Success : OutOfMemory;
 }
@@ -268,8 +270,11 @@ int cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned gr
     if (shim::trace)
         fprintf(stderr, "fake cuda: %s <<<(%u,%u,%u),(%u,%u,%u),%u>>>\n", kernel->name.c_str(),
                 grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes);
+    // The bounds of every card since compute capability 3.
     const unsigned threads = block_x * block_y * block_z;
-    if (!grid_x || !grid_y || !grid_z || !threads || threads > 1024) return InvalidValue;
+    if (!grid_x || !grid_y || !grid_z || grid_x > INT32_MAX || grid_y > 65535 || grid_z > 65535 ||
+        !threads || threads > 1024 || block_z > 64 || shared_bytes > 49152)
+        return InvalidValue;
     shim::launch(dim3(grid_x, grid_y, grid_z), dim3(block_x, block_y, block_z), shared_bytes,
                  [&] { kernel->caller(kernel->function, arguments); });
     return Success;

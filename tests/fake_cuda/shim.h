@@ -5,7 +5,6 @@
 // exchange values through shared memory or registers give what they give on a card. Include this
 // before the kernel's source.
 //
-// Written after a simulator that ran candle's kernels; not run with this server yet (docker/README.md).
 // Not shown by it: speed, races between blocks, alignment faults, stream order, tensor cores.
 #pragma once
 
