@@ -102,7 +102,7 @@ pub(crate) struct ServeArgs {
         value_name = "auto|cpu|cuda[:N]"
     )]
     pub(crate) device: DeviceChoice,
-    /// Precision of the weights; `auto` keeps what the checkpoint holds
+    /// Precision of the weights; `auto` keeps what the checkpoint holds on a CPU, else it is bf16
     #[arg(long, env = "VLMD_DTYPE", value_enum, default_value_t)]
     pub(crate) dtype: Precision,
     /// Follow transformers where it departs from the code that the weights were trained with:

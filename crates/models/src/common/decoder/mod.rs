@@ -135,7 +135,8 @@ impl Decoder {
 
     fn logits(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
         if rows.is_empty() {
-            return Tensor::zeros((0, self.sizes.vocab_size), DType::F32, &self.device);
+            // On the host: CUDA drivers without memory pools refuse to allocate nothing.
+            return Tensor::zeros((0, self.sizes.vocab_size), DType::F32, &Device::Cpu);
         }
         let rows = Tensor::new(rows, &self.device)?;
         let normed = self.weights.norm.forward(&x.index_select(&rows, 0)?)?;
