@@ -1,5 +1,5 @@
-//! How conversations become Kosmos-2 prompts, which pictures they take, and which checkpoints are
-//! refused: what the goldens cannot say.
+//! How conversations become Kosmos-2 prompts, which pictures they take, what is made of answers,
+//! and which checkpoints are refused: what the ladder of goldens cannot say.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
@@ -7,11 +7,14 @@ use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use vlmd_backend::Prepared;
 use vlmd_media::Picture;
 use vlmd_models::kosmos2::Kosmos2Processor;
-use vlmd_models::{Chat, LoadOptions, Message, ModelFiles, Part, Processor, load};
+use vlmd_models::{
+    Chat, Entity, Grounded, LoadOptions, Message, ModelFiles, Part, Processor, load,
+};
 
 const CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/kosmos2");
 
@@ -65,6 +68,78 @@ fn the_picture_stands_in_front_wherever_it_is_shown() {
     let text = user(vec![said("Hello.")]);
     assert_eq!(processor.render(&text).unwrap(), "<s><grounding>Hello.");
     assert!(processor.prepare(&text, &[]).unwrap().spans.is_empty());
+}
+
+/// A prompt without what frames it.
+fn form(chat: &Chat) -> Result<String, String> {
+    let prompt = processor()
+        .render(chat)
+        .map_err(|error| error.to_string())?;
+    Ok(prompt.strip_prefix("<s>").unwrap().to_owned())
+}
+
+#[test]
+fn messages_become_the_forms_that_the_model_knows() {
+    for (text, prompt) in [
+        ("", "<grounding>An image of"),
+        ("An image of", "<grounding>An image of"),
+        (
+            " Describe this image in detail:\n",
+            "<grounding>Describe this image in detail:",
+        ),
+        ("What is it?", "<grounding> Question: What is it? Answer:"),
+        (
+            " Question: What? Answer:",
+            "<grounding> Question: What? Answer:",
+        ),
+        ("<grounding>What is it?", "<grounding>What is it?"),
+        (
+            "<phrase> a snowman</phrase>",
+            "<grounding><phrase> a snowman</phrase>",
+        ),
+        (
+            "It is <patch_index_0001>?",
+            "<grounding>It is <patch_index_0001>?",
+        ),
+    ] {
+        assert_eq!(form(&user(vec![said(text)])).unwrap(), prompt);
+    }
+}
+
+#[test]
+fn earlier_turns_stand_in_front() {
+    let turns = [
+        ("system", "Be brief."),
+        ("user", "What is it?"),
+        ("assistant", "A cat."),
+        ("user", "Where?"),
+    ];
+    let message = |(role, text): (&str, &str)| Message {
+        role: role.to_owned(),
+        parts: vec![said(text)],
+    };
+    let chat = Chat {
+        messages: turns.map(message).to_vec(),
+        ..Chat::default()
+    };
+    assert_eq!(
+        form(&chat).unwrap(),
+        "<grounding>Be brief. Question: What is it? Answer: A cat. Question: Where? Answer:"
+    );
+}
+
+#[test]
+fn grounding_can_be_refused() {
+    let with = |value| {
+        let mut chat = user(Vec::new());
+        chat.template_kwargs
+            .insert("grounded_response".to_owned(), value);
+        form(&chat)
+    };
+    assert_eq!(with(json!(false)).unwrap(), "An image of");
+    assert_eq!(with(json!(true)).unwrap(), "<grounding>An image of");
+    assert_eq!(with(json!(null)).unwrap(), "<grounding>An image of");
+    assert!(with(json!("no")).unwrap_err().contains("but is \"no\""));
 }
 
 #[test]
@@ -173,6 +248,63 @@ proptest! {
 
 static PROCESSOR: std::sync::LazyLock<Kosmos2Processor> = std::sync::LazyLock::new(processor);
 
+/// What the reference makes of an answer.
+#[derive(Deserialize)]
+struct Record {
+    raw: String,
+    text: String,
+    entities: Vec<RecordEntity>,
+}
+
+#[derive(Deserialize)]
+struct RecordEntity {
+    phrase: String,
+    span: (i64, i64),
+    boxes: Vec<[f64; 4]>,
+}
+
+fn ground(answer: &str) -> Grounded {
+    PROCESSOR.grounding().unwrap()(answer)
+}
+
+fn check(record: Record) {
+    let found = ground(&record.raw);
+    assert_eq!(found.text, record.text, "{:?}", record.raw);
+    let entity = |entity: RecordEntity| Entity {
+        phrase: entity.phrase,
+        span: entity.span,
+        boxes: entity.boxes,
+    };
+    let expected: Vec<Entity> = record.entities.into_iter().map(entity).collect();
+    assert_eq!(found.entities, expected, "{:?}", record.raw);
+}
+
+fn golden(file: &str) -> Value {
+    serde_json::from_slice(&fs::read(Path::new(CHECKPOINT).join(file)).unwrap()).unwrap()
+}
+
+#[test]
+fn answers_are_taken_apart_as_the_reference_does() {
+    let records: Vec<Record> = serde_json::from_value(golden("post_processing.json")).unwrap();
+    assert!(records.len() > 80);
+    records.into_iter().for_each(check);
+    for case in golden("golden.json")["cases"].as_array().unwrap() {
+        let both = case["post_processed"].as_object().unwrap();
+        for record in both.values() {
+            check(serde_json::from_value(record.clone()).unwrap());
+        }
+    }
+}
+
+#[test]
+fn what_is_no_number_is_no_box() {
+    for number in ["9".repeat(30), "+1".to_owned(), String::new()] {
+        let raw = format!("<object><patch_index_{number}><patch_index_1></object>x");
+        assert_eq!(ground(&raw).entities, []);
+        assert_eq!(ground(&raw).text, "x");
+    }
+}
+
 /// Loads a copy of the checkpoint in which `file` was edited.
 fn damaged(file: &str, edit: impl FnOnce(Vec<u8>) -> Vec<u8>) -> String {
     let directory = tempfile::tempdir().unwrap();
@@ -254,5 +386,56 @@ fn tokenizers_without_the_models_tokens_are_refused() {
     assert_eq!(
         damaged("processor_config.json", many),
         "`processor_config.json`: `num_patch_index_tokens` must be at most 10000, but is 10001"
+    );
+}
+
+#[test]
+fn bad_settings_are_named_with_their_bound() {
+    for (field, value, message) in [
+        (
+            "embed_dim",
+            json!(2),
+            "embed_dim` must be between 4 and 16777216, but is 2",
+        ),
+        (
+            "attention_heads",
+            json!(5),
+            "embed_dim` must be a multiple of `text_config.attention_heads` (5), but is 64",
+        ),
+        (
+            "layers",
+            json!(0),
+            "layers` must be between 1 and 4096, but is 0",
+        ),
+        (
+            "ffn_dim",
+            json!(0),
+            "ffn_dim` must be between 1 and 16777216, but is 0",
+        ),
+        (
+            "activation_function",
+            json!("silu"),
+            "activation_function` must be `gelu` or `quick_gelu`, but is silu",
+        ),
+        (
+            "layer_norm_eps",
+            json!(-1.0),
+            "layer_norm_eps` must be at least 0 and below 1, but is -1",
+        ),
+    ] {
+        let edit = json_with(|config| config["text_config"][field] = value);
+        let expected = format!("`config.json`: `text_config.{message}");
+        assert_eq!(damaged("config.json", edit), expected);
+    }
+    let short = json_with(|config| config["text_config"]["max_position_embeddings"] = json!(64));
+    assert_eq!(
+        damaged("config.json", short),
+        "`config.json`: `latent_query_num` must be between 1 and 60, but is 64"
+    );
+    let deeper = json_with(|config| config["vision_config"]["num_hidden_layers"] = json!(4));
+    let error = damaged("config.json", deeper);
+    assert!(
+        error.contains("encoder.layers.3.layer_norm1.weight"),
+        "{error}"
     );
 }
