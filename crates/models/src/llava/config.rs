@@ -30,8 +30,6 @@ pub(super) struct Config {
     vision_feature_layer: i64,
     #[serde(default = "default_strategy")]
     vision_feature_select_strategy: String,
-    #[serde(default)]
-    tie_word_embeddings: bool,
     /// `(height, width)` in pixels. LLaVA-NeXT only.
     image_grid_pinpoints: Option<Vec<(usize, usize)>>,
 }
@@ -94,8 +92,10 @@ impl Config {
         }
     }
 
+    /// Whether the embedding is the head, too. The field of the same name around the two halves,
+    /// which `LlavaConfig` writes out as true, says nothing: the decoder goes by its own.
     pub(super) fn tie_word_embeddings(&self) -> bool {
-        self.tie_word_embeddings || self.text_config.tie_word_embeddings
+        self.text_config.tie_word_embeddings
     }
 
     /// The class token is a feature, too.
@@ -183,5 +183,98 @@ impl Config {
             ));
         }
         Ok(pinpoints)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::common::rope::Rope;
+
+    fn read(config: &Value) -> Result<Config, LoadError> {
+        let bytes: &'static [u8] = Vec::leak(serde_json::to_vec(config).unwrap());
+        let files = Box::leak(Box::new([(CONFIG_FILE, bytes)]));
+        Config::read(&ModelFiles::Embedded(files))
+    }
+
+    /// `hub_config` of the goldens: a configuration as the hub has it, with most fields left out,
+    /// and what the reference reads in it.
+    #[test]
+    fn configurations_of_the_hub_mean_what_the_reference_reads() {
+        for golden in ["llava", "llava_next"] {
+            let goldens = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden");
+            let bytes = std::fs::read(format!("{goldens}/{golden}/golden.json")).unwrap();
+            let golden: Value = serde_json::from_slice(&bytes).unwrap();
+            let config = read(&golden["hub_config"]["config"]).unwrap();
+            let resolved = &golden["hub_config"]["resolved"];
+            check_text(&config, &resolved["text_config"]);
+            let vision = &resolved["vision_config"];
+            let heads = vision["num_attention_heads"].as_u64().unwrap() as usize;
+            let expected = clip::Options {
+                hidden_state: resolved["vision_feature_layer"].as_i64().unwrap(),
+                head_dim: vision["hidden_size"].as_u64().unwrap() as usize / heads,
+                activation: activation(&vision["hidden_act"]),
+                layer_norm_eps: vision["layer_norm_eps"].as_f64().unwrap() as f32,
+            };
+            assert_eq!(config.tower().unwrap(), expected);
+            assert_eq!(
+                json!(config.image_token_index),
+                resolved["image_token_index"]
+            );
+            assert_eq!(
+                json!(config.multimodal_projector_bias),
+                resolved["multimodal_projector_bias"]
+            );
+            assert_eq!(
+                config.projector_activation().unwrap(),
+                activation(&resolved["projector_hidden_act"])
+            );
+            assert_eq!(
+                json!(config.vision_feature_select_strategy),
+                resolved["vision_feature_select_strategy"]
+            );
+            if let Some(pinpoints) = resolved.get("image_grid_pinpoints") {
+                let side = vision["image_size"].as_u64().unwrap() as usize;
+                assert_eq!(json!(config.pinpoints(side).unwrap()), *pinpoints);
+            }
+        }
+    }
+
+    fn activation(name: &Value) -> Activation {
+        Activation::named(name.as_str().unwrap()).unwrap()
+    }
+
+    fn check_text(config: &Config, resolved: &Value) {
+        let text = &config.text_config;
+        let defaults = config.text_defaults().unwrap();
+        let sizes = text.sizes(defaults).unwrap();
+        for (field, found) in [
+            ("vocab_size", sizes.vocab_size),
+            ("hidden_size", sizes.hidden_size),
+            ("intermediate_size", sizes.intermediate_size),
+            ("num_hidden_layers", sizes.layers),
+            ("num_attention_heads", sizes.heads),
+            ("num_key_value_heads", sizes.kv_heads),
+            ("head_dim", sizes.head_dim),
+            ("max_position_embeddings", sizes.max_positions),
+        ] {
+            assert_eq!(json!(found), resolved[field], "{field}");
+        }
+        assert_eq!(
+            text.rms_norm_eps(defaults).unwrap(),
+            resolved["rms_norm_eps"].as_f64().unwrap() as f32
+        );
+        let theta = resolved["rope_theta"].as_f64().unwrap();
+        assert!(resolved["rope_scaling"].is_null());
+        assert_eq!(
+            text.rope(&sizes, defaults).unwrap(),
+            Rope::plain(sizes.head_dim, theta)
+        );
+        assert_eq!(
+            json!(config.tie_word_embeddings()),
+            resolved["tie_word_embeddings"]
+        );
     }
 }
