@@ -9,6 +9,8 @@
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod caches;
+#[cfg(test)]
 mod embedded;
 #[cfg(test)]
 mod goldens;
