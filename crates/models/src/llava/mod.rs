@@ -62,6 +62,8 @@ fn load(files: &ModelFiles, source: &Source<'_>, next: bool) -> Result<Parts, Lo
         Views::Middle
     };
     let processor = LlavaProcessor::new(files, &config, geometry, views.clone())?;
+    let sizes = config.text_config.sizes(config.text_defaults()?)?;
+    source.admit(sizes.spec())?;
     let model = model::Llava::load(&params, &config, views)?;
     Ok((Arc::new(processor), Box::new(model)))
 }
