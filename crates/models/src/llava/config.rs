@@ -4,13 +4,18 @@ use serde::Deserialize;
 
 use crate::common::activation::Activation;
 use crate::common::clip;
-use crate::common::sizes::{CONFIG_FILE, check_eps, must, within};
+use crate::common::levels::PREPROCESSOR_FILE;
+use crate::common::sizes::{CONFIG_FILE, MAX_LAYERS, MAX_SIZE, check_eps, must, within};
 use crate::common::text_config::{Defaults, LLAMA, MISTRAL, TextConfig};
 use crate::{LoadError, ModelFiles};
 
 /// Most sizes that a picture may be laid out in, and pixels of a side of one.
 const MAX_PINPOINTS: usize = 256;
 const MAX_PINPOINT: usize = 1 << 14;
+
+/// Width and heads of a tower whose configuration leaves them out, as in `CLIPVisionConfig`.
+const CLIP_HIDDEN: usize = 768;
+const CLIP_HEADS: usize = 12;
 
 /// `config.json`.
 #[derive(Debug, Clone, Deserialize)]
@@ -34,11 +39,13 @@ pub(super) struct Config {
     image_grid_pinpoints: Option<Vec<(usize, usize)>>,
 }
 
-/// `vision_config`, as far as the tensors' shapes do not tell it.
+/// `vision_config`. Of what is missing the tensors tell the sizes, and the rest is OpenAI's.
 #[derive(Debug, Clone, Default, Deserialize)]
 struct VisionConfig {
     model_type: Option<String>,
     hidden_size: Option<usize>,
+    image_size: Option<usize>,
+    patch_size: Option<usize>,
     num_attention_heads: Option<usize>,
     num_hidden_layers: Option<usize>,
     hidden_act: Option<String>,
@@ -103,6 +110,17 @@ impl Config {
         self.vision_feature_select_strategy == "full"
     }
 
+    /// What tensors tell about the tower, too.
+    pub(super) fn stated(&self) -> clip::Stated {
+        let vision = &self.vision_config;
+        clip::Stated {
+            hidden_size: vision.hidden_size,
+            image_size: vision.image_size,
+            patch_size: vision.patch_size,
+            num_hidden_layers: vision.num_hidden_layers,
+        }
+    }
+
     /// What tensors do not tell about the tower.
     pub(super) fn tower(&self) -> Result<clip::Options, LoadError> {
         let vision = &self.vision_config;
@@ -114,6 +132,9 @@ impl Config {
                 "be `clip_vision_model`",
                 kind,
             ));
+        }
+        if let Some(layers) = vision.num_hidden_layers {
+            within("vision_config.num_hidden_layers", layers, 1..=MAX_LAYERS)?;
         }
         let layer = self.vision_feature_layer;
         let hidden_state = match vision.num_hidden_layers {
@@ -129,14 +150,18 @@ impl Config {
             }
         };
         let mut options = clip::Options::openai(hidden_state);
-        if let (Some(hidden), Some(heads)) = (vision.hidden_size, vision.num_attention_heads) {
-            within(
-                "vision_config.num_attention_heads",
-                heads,
-                1..=hidden.max(1),
-            )?;
-            options.head_dim = hidden / heads;
+        let hidden = vision.hidden_size.unwrap_or(CLIP_HIDDEN);
+        let heads = vision.num_attention_heads.unwrap_or(CLIP_HEADS);
+        within("vision_config.hidden_size", hidden, 1..=MAX_SIZE)?;
+        within("vision_config.num_attention_heads", heads, 1..=hidden)?;
+        if !hidden.is_multiple_of(heads) {
+            return Err(must(
+                "vision_config.hidden_size",
+                format!("be a multiple of `vision_config.num_attention_heads` ({heads})"),
+                hidden,
+            ));
         }
+        options.head_dim = hidden / heads;
         if let Some(name) = &vision.hidden_act {
             options.activation = Activation::named(name).ok_or_else(|| {
                 must(
@@ -161,7 +186,11 @@ impl Config {
     }
 
     /// Sizes that a picture may be laid out in, `(height, width)`, each a multiple of `side`.
-    pub(super) fn pinpoints(&self, side: usize) -> Result<Vec<(usize, usize)>, LoadError> {
+    pub(super) fn pinpoints(
+        &self,
+        files: &ModelFiles,
+        side: usize,
+    ) -> Result<Vec<(usize, usize)>, LoadError> {
         let pinpoints = match &self.image_grid_pinpoints {
             Some(pinpoints) => pinpoints.clone(),
             // `LlavaNextConfig`'s.
@@ -182,8 +211,25 @@ impl Config {
                 format!("{pinpoints:?}"),
             ));
         }
-        Ok(pinpoints)
+        // The reference lays pictures out by its processor's, and counts features by its model's.
+        let stated: Pinpoints = files.json_or_default(PREPROCESSOR_FILE)?;
+        match stated.image_grid_pinpoints {
+            Some(stated) if stated != pinpoints => Err(LoadError::invalid(
+                PREPROCESSOR_FILE,
+                format!(
+                    "`image_grid_pinpoints` must be that of `config.json`, {pinpoints:?}, but is \
+                     another"
+                ),
+            )),
+            _ => Ok(pinpoints),
+        }
     }
+}
+
+/// `preprocessor_config.json`, as far as it repeats what the model's configuration says.
+#[derive(Debug, Default, Deserialize)]
+struct Pinpoints {
+    image_grid_pinpoints: Option<Vec<(usize, usize)>>,
 }
 
 #[cfg(test)]
@@ -237,7 +283,8 @@ mod tests {
             );
             if let Some(pinpoints) = resolved.get("image_grid_pinpoints") {
                 let side = vision["image_size"].as_u64().unwrap() as usize;
-                assert_eq!(json!(config.pinpoints(side).unwrap()), *pinpoints);
+                let files = ModelFiles::Embedded(&[]);
+                assert_eq!(json!(config.pinpoints(&files, side).unwrap()), *pinpoints);
             }
         }
     }

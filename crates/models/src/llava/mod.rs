@@ -48,7 +48,9 @@ fn load(files: &ModelFiles, source: &Source<'_>, next: bool) -> Result<Parts, Lo
     let params = source.root();
     let config = config::Config::read(files)?;
     // Cheap things first: a bad tokenizer shows before gigabytes are read.
-    let geometry = Geometry::read(&names::Parts::of(&params).vision.at(TOWER))?;
+    let tower = names::Parts::of(&params).vision.at(TOWER);
+    config.stated().check(&tower)?;
+    let geometry = Geometry::read(&tower)?;
     let views = if next {
         if config.keeps_class_token() {
             return Err(must(
@@ -57,7 +59,7 @@ fn load(files: &ModelFiles, source: &Source<'_>, next: bool) -> Result<Parts, Lo
                 "full",
             ));
         }
-        Views::Anyres(config.pinpoints(geometry.side())?)
+        Views::Anyres(config.pinpoints(files, geometry.side())?)
     } else {
         Views::Middle
     };

@@ -17,6 +17,7 @@ mod canvas;
 mod config;
 mod cross;
 mod model;
+mod preprocessor;
 mod processor;
 mod vision;
 
