@@ -247,7 +247,7 @@ mod tests {
         /// Features that are promised and indices that are given agree for every size, and every
         /// index names a feature.
         #[test]
-        fn counts_and_indices_agree(width in 1_usize..2000, height in 1_usize..2000) {
+        fn counts_and_indices_agree(width in 1_usize..=2000, height in 1_usize..=2000) {
             let plan = Plan::new((width, height), &PINPOINTS, 336, 24);
             let newline = (plan.patches.0 * plan.patches.1 * 24 * 24) as u32;
             let order = plan.order(24, newline);
