@@ -5,6 +5,7 @@ use candle_core::{DType, Device};
 use sysinfo::{CGroupLimits, ProcessRefreshKind, ProcessesToUpdate, System};
 use vlmd_backend::{BLOCK_TOKENS, ModelSpec};
 use vlmd_models::Need;
+use vlmd_models::catalog::Card;
 
 use crate::args::ByteSize;
 
@@ -143,6 +144,33 @@ pub(crate) fn admit(need: &Need, kv_dtype: DType, free: u64, wishes: Wishes) -> 
         "the weights take {} and the least cache {}, but {} of memory are free; {advice}",
         readable(need.weight_bytes),
         readable(cache),
+        readable(free)
+    )
+}
+
+/// Refuses a model of the catalog that cannot fit into `free` bytes, by what its card says of its
+/// weights, before they are fetched. Where no type is asked for they are taken for the smallest.
+///
+/// # Errors
+/// When the weights do not fit; says what would.
+pub(crate) fn admit_card(card: &Card, dtype: Option<DType>, free: u64) -> Result<()> {
+    let dtype = dtype.unwrap_or(DType::BF16);
+    let weights = card.weight_bytes(dtype);
+    if weights <= free {
+        return Ok(());
+    }
+    let half = card.weight_bytes(DType::BF16);
+    let advice = if half < weights && half <= free {
+        format!("with `--dtype bf16` they take {}", readable(half))
+    } else {
+        format!("it takes {} at least", readable(half))
+    };
+    bail!(
+        "the weights of `{}` take {} as {}, but {} of memory are free; {advice}. Nothing was \
+         fetched: `vlmd download` fetches it all the same",
+        card.id,
+        readable(weights),
+        dtype.as_str(),
         readable(free)
     )
 }
@@ -384,6 +412,33 @@ mod tests {
             ..need()
         };
         assert!(admitted(&absurd, 1 << 40, WISHES).is_err());
+    }
+
+    #[test]
+    fn a_model_that_cannot_fit_is_not_fetched() {
+        let card = vlmd_models::catalog::find("meta/llama-3.2-11b-vision-instruct").unwrap();
+        let admitted = |dtype, gibibytes: u64| {
+            admit_card(card, dtype, gibibytes << 30).map_err(|error| error.to_string())
+        };
+        assert_eq!(admitted(None, 20), Ok(()));
+        let start = "the weights of `meta/llama-3.2-11b-vision-instruct` take";
+        let end = "Nothing was fetched: `vlmd download` fetches it all the same";
+        for (dtype, free, middle) in [
+            (
+                None,
+                19,
+                "19.9 GiB as bf16, but 19.0 GiB of memory are free; it takes 19.9 GiB at least",
+            ),
+            (
+                Some(DType::F32),
+                20,
+                "39.7 GiB as f32, but 20.0 GiB of memory are free; \
+                 with `--dtype bf16` they take 19.9 GiB",
+            ),
+        ] {
+            let message = admitted(dtype, free).unwrap_err();
+            assert_eq!(message, format!("{start} {middle}. {end}"));
+        }
     }
 
     #[test]

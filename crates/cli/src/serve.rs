@@ -17,7 +17,7 @@ use vlmd_server::{ApiKeys, ModelSlot, ServedModel, ServerConfig};
 
 use crate::args::{DeviceChoice, MediaArgs, ServeArgs};
 use crate::logging;
-use crate::plan::{MemoryPlan, Wishes, admit, free_memory, readable};
+use crate::plan::{MemoryPlan, Wishes, admit, admit_card, free_memory, readable};
 use crate::resolve::{ResolvedModel, resolve};
 
 /// Serves until a signal ends it.
@@ -102,8 +102,10 @@ async fn signal() {
 }
 
 fn load(args: &ServeArgs) -> Result<ServedModel> {
-    let resolved = resolve(&args.model, args.revision.as_deref())?;
     let device = device(args.device)?;
+    let resolved = resolve(&args.model, args.revision.as_deref(), |card| {
+        admit_card(card, args.dtype.dtype(), free_memory(&device)?)
+    })?;
     let names = match args.served_model_name.as_slice() {
         [] => resolved.names.clone(),
         given => given.to_vec(),
