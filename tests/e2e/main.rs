@@ -21,6 +21,8 @@ mod kosmos2;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
+mod mllama;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod support;
