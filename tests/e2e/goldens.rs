@@ -77,7 +77,7 @@ fn parts(content: &str, pictures: &mut impl Iterator<Item = String>) -> Option<V
 }
 
 /// A golden's conversation, `None` where HTTP cannot spell it.
-fn messages(case: &Value, folder: &Path) -> Option<Vec<Value>> {
+pub(crate) fn messages(case: &Value, folder: &Path) -> Option<Vec<Value>> {
     // In a form that every decoder gives the same pixels for.
     let files = case["images_decoded"]
         .as_array()

@@ -9,6 +9,8 @@
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod caches;
+#[cfg(test)]
 mod embedded;
 #[cfg(test)]
 mod goldens;
@@ -18,6 +20,8 @@ mod hub;
 mod kosmos2;
 #[cfg(test)]
 mod lifecycle;
+#[cfg(test)]
+mod mllama;
 #[cfg(test)]
 mod streams;
 #[cfg(test)]

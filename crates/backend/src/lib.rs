@@ -37,10 +37,14 @@ pub struct ModelSpec {
 }
 
 impl ModelSpec {
-    /// Bytes that one block of the KV cache takes over all layers.
+    /// Bytes that one block of the KV cache takes over all layers. Sizes of a checkpoint that
+    /// nobody could load saturate.
     #[must_use]
     pub fn block_bytes(&self, dtype: DType) -> usize {
-        2 * self.layers * BLOCK_TOKENS * self.kv_heads * self.head_dim * dtype.size_in_bytes()
+        let token = [2, self.layers, self.kv_heads, self.head_dim];
+        let block = [BLOCK_TOKENS, dtype.size_in_bytes()];
+        let factors = token.into_iter().chain(block);
+        factors.fold(1, usize::saturating_mul)
     }
 }
 

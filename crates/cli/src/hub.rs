@@ -15,6 +15,10 @@ use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
+use vlmd_models::{WEIGHTS_FILE, WEIGHTS_INDEX_FILE, shard_names};
+
+/// Every checkpoint has one.
+const CONFIG_FILE: &str = "config.json";
 
 /// Tries per file after the first, with growing pauses.
 const RETRIES: usize = 3;
@@ -36,20 +40,41 @@ impl Source {
     }
 }
 
-/// The folder of the cache that holds `source`, if it was fetched before.
+/// The folder of the cache that holds `source`, if it was fetched before: by `vlmd download`, or
+/// by any other of the Hugging Face tools.
 pub(crate) fn cached(source: &Source) -> Option<PathBuf> {
-    let config = Cache::from_env()
-        .repo(source.at(&source.revision))
-        .get("config.json")?;
-    let folder = config.parent()?;
-    // Weights come last: a fetch that broke off leaves a folder without them.
-    has_weights(folder).then(|| folder.to_owned())
+    cached_in(&Cache::from_env(), source)
 }
 
-fn has_weights(folder: &Path) -> bool {
-    ["model.safetensors", "model.safetensors.index.json"]
-        .iter()
-        .any(|name| folder.join(name).exists())
+fn cached_in(cache: &Cache, source: &Source) -> Option<PathBuf> {
+    let repo = cache.repo(source.at(&source.revision));
+    // A branch or tag has a file that names its commit; a commit is a folder's name itself.
+    let folder = match repo.get(CONFIG_FILE) {
+        Some(config) => config.parent()?.to_owned(),
+        None if is_commit(&source.revision) => repo.pointer_path(&source.revision),
+        None => return None,
+    };
+    is_whole(&folder).then_some(folder)
+}
+
+/// Whether a revision is a commit's full name, and so no path.
+fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Whether everything that is fetched last is there: the weights, each shard of them. A fetch
+/// that broke off leaves a folder without them. `exists` follows the links to where bytes are.
+fn is_whole(folder: &Path) -> bool {
+    let exists = |name: &str| folder.join(name).exists();
+    let shards = || {
+        let index = std::fs::read(folder.join(WEIGHTS_INDEX_FILE)).ok()?;
+        // One that cannot be read is not for the network to mend: loading says what is wrong.
+        let Ok(names) = shard_names(&index) else {
+            return Some(true);
+        };
+        Some(names.iter().all(|name| exists(name)))
+    };
+    exists(CONFIG_FILE) && (exists(WEIGHTS_FILE) || shards().unwrap_or(false))
 }
 
 /// Fetches what is missing of `source` and gives its folder in the cache.
@@ -84,25 +109,21 @@ pub(crate) fn download(source: &Source) -> Result<PathBuf> {
     if !files.iter().any(|name| is_weight(name)) {
         bail!("`{}` holds no safetensors weights", source.repo);
     }
-    let cache = Cache::from_env().repo(source.at(&listing.sha));
-    let mut config = None;
+    if !files.iter().any(|name| name == CONFIG_FILE) {
+        bail!("`{}` holds no {CONFIG_FILE}", source.repo);
+    }
+    let cache = Cache::from_env().repo(source.at(&source.revision));
+    let folder = cache.pointer_path(&listing.sha);
     for name in &files {
-        let path = match cache.get(name) {
-            Some(path) => path,
-            None => fetch(&commit, name, source.sha256.get(name))?,
-        };
-        if name == "config.json" {
-            config = Some(path);
+        if !folder.join(name).exists() {
+            fetch(&commit, name, source.sha256.get(name))?;
         }
     }
     // Lets `cached` find the commit by the name it was asked for.
-    Cache::from_env()
-        .repo(source.at(&source.revision))
+    cache
         .create_ref(&listing.sha)
         .context("cannot write the cache's reference")?;
-    config
-        .and_then(|path| path.parent().map(Path::to_owned))
-        .with_context(|| format!("`{}` holds no config.json", source.repo))
+    Ok(folder)
 }
 
 fn is_weight(name: &str) -> bool {
@@ -117,7 +138,7 @@ fn is_wanted(name: &str) -> bool {
     !name.contains('/') && (harmless || name == "tokenizer.model" || name.starts_with("LICENSE"))
 }
 
-fn fetch(repo: &ApiRepo, name: &str, stated: Option<&String>) -> Result<PathBuf> {
+fn fetch(repo: &ApiRepo, name: &str, stated: Option<&String>) -> Result<()> {
     let path = repo
         .download_with_progress(name, Bar::default())
         .with_context(|| format!("cannot fetch `{name}`; run the command again to resume"))?;
@@ -137,7 +158,7 @@ fn fetch(repo: &ApiRepo, name: &str, stated: Option<&String>) -> Result<PathBuf>
             bail!("`{name}` has SHA-256 {found}, expected {expected}; it was removed");
         }
     }
-    Ok(path)
+    Ok(())
 }
 
 fn sha256(path: &Path) -> io::Result<String> {
@@ -199,6 +220,69 @@ mod tests {
             "../config.json",
         ] {
             assert!(!is_wanted(name), "{name}");
+        }
+    }
+
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    const SHARD_1: &str = "model-00001-of-00002.safetensors";
+    const SHARD_2: &str = "model-00002-of-00002.safetensors";
+
+    /// A cache with `org/model` at [`COMMIT`], as the Hugging Face tools lay it out.
+    fn cache(files: &[&str]) -> (tempfile::TempDir, Cache) {
+        let home = tempfile::tempdir().unwrap();
+        let cache = Cache::new(home.path().to_owned());
+        let snapshot = home
+            .path()
+            .join("models--org--model/snapshots")
+            .join(COMMIT);
+        std::fs::create_dir_all(&snapshot).unwrap();
+        for file in files {
+            let index = format!(r#"{{"weight_map": {{"a": "{SHARD_1}", "b": "{SHARD_2}"}}}}"#);
+            std::fs::write(snapshot.join(file), index).unwrap();
+        }
+        (home, cache)
+    }
+
+    fn at(revision: &str) -> Source {
+        Source {
+            repo: "org/model".to_owned(),
+            revision: revision.to_owned(),
+            sha256: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_folder_without_all_of_its_weights_is_fetched_again() {
+        for (files, whole) in [
+            (vec![CONFIG_FILE, WEIGHTS_FILE], true),
+            (
+                vec![CONFIG_FILE, WEIGHTS_INDEX_FILE, SHARD_1, SHARD_2],
+                true,
+            ),
+            (vec![CONFIG_FILE, WEIGHTS_INDEX_FILE, SHARD_1], false),
+            (vec![CONFIG_FILE], false),
+            (vec![WEIGHTS_FILE], false),
+        ] {
+            let (_home, cache) = cache(&files);
+            cache
+                .repo(at("main").at("main"))
+                .create_ref(COMMIT)
+                .unwrap();
+            assert_eq!(cached_in(&cache, &at("main")).is_some(), whole, "{files:?}");
+        }
+    }
+
+    #[test]
+    fn a_commit_is_found_by_itself_and_a_branch_by_its_reference() {
+        let (home, cache) = cache(&[CONFIG_FILE, WEIGHTS_FILE]);
+        let snapshot = home
+            .path()
+            .join("models--org--model/snapshots")
+            .join(COMMIT);
+        assert_eq!(cached_in(&cache, &at(COMMIT)), Some(snapshot));
+        for revision in ["main", "../snapshots", "0123456", &COMMIT.replace('0', "f")] {
+            assert_eq!(cached_in(&cache, &at(revision)), None, "{revision}");
         }
     }
 }

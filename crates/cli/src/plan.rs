@@ -1,8 +1,11 @@
-//! How much memory the KV cache gets, and what fits in it.
+//! Whether there is memory for a model, how much of it the KV cache gets, and what fits in it.
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
+use sysinfo::{CGroupLimits, ProcessRefreshKind, ProcessesToUpdate, System};
 use vlmd_backend::{BLOCK_TOKENS, ModelSpec};
+use vlmd_models::Need;
+use vlmd_models::catalog::Card;
 
 use crate::args::ByteSize;
 
@@ -53,16 +56,15 @@ impl MemoryPlan {
             Some(len) => len,
             None => spec.max_positions,
         };
-        let useful =
-            (wanted_len.div_ceil(BLOCK_TOKENS) as u64).saturating_mul(wishes.max_num_seqs as u64);
+        let useful = blocks_of(wanted_len).saturating_mul(wishes.max_num_seqs as u64);
         let bytes = wishes.memory.map_or(free / DEFAULT_SHARE, |size| size.0);
         let kv_blocks = (bytes / block_bytes).min(useful);
         let capacity = usize::try_from(kv_blocks)?.saturating_mul(BLOCK_TOKENS);
         if kv_blocks == 0 {
             bail!(
                 "a KV cache of {} cannot hold one block of {}; raise `--kv-cache-memory`",
-                mebibytes(bytes),
-                mebibytes(block_bytes)
+                readable(bytes),
+                readable(block_bytes)
             );
         }
         if let Some(len) = wishes.max_model_len
@@ -70,8 +72,8 @@ impl MemoryPlan {
         {
             bail!(
                 "`--max-model-len` {len} needs {} of KV cache, there are {}; lower it or raise `--kv-cache-memory`",
-                mebibytes(len.div_ceil(BLOCK_TOKENS) as u64 * block_bytes),
-                mebibytes(bytes)
+                readable(blocks_of(len).saturating_mul(block_bytes)),
+                readable(bytes)
             );
         }
         Ok(Self {
@@ -89,9 +91,98 @@ impl MemoryPlan {
     }
 }
 
+/// Blocks that hold a sequence of `len` tokens.
+fn blocks_of(len: usize) -> u64 {
+    len.div_ceil(BLOCK_TOKENS) as u64
+}
+
+/// Plans for a model whose weights have not been read yet, on a device with `free` bytes.
+///
+/// # Errors
+/// When the weights and the least cache that was asked for do not fit; says what would. And as
+/// [`MemoryPlan::new`], with what the weights leave.
+pub(crate) fn admit(need: &Need, kv_dtype: DType, free: u64, wishes: Wishes) -> Result<MemoryPlan> {
+    let block_bytes = need.spec.block_bytes(kv_dtype) as u64;
+    let blocks = |len| blocks_of(len).saturating_mul(block_bytes);
+    // A size or a length may be asked for; without either any cache serves.
+    let longest = wishes.max_model_len.unwrap_or(need.spec.max_positions);
+    let useful = blocks(longest).saturating_mul(wishes.max_num_seqs as u64);
+    let asked = match (wishes.memory, wishes.max_model_len) {
+        (Some(size), _) => size.0.min(useful),
+        (None, Some(len)) => blocks(len),
+        (None, None) => 0,
+    };
+    let cross = match wishes.cross_memory {
+        Some(size) if need.spec.cross_feature_bytes > 0 => size.0,
+        _ => 0,
+    };
+    let cache = asked.max(block_bytes).saturating_add(cross);
+    let fits = |weights: u64| weights.saturating_add(cache) <= free;
+    if fits(need.weight_bytes) {
+        return MemoryPlan::new(&need.spec, kv_dtype, free - need.weight_bytes, wishes);
+    }
+    let rest = free.saturating_sub(need.weight_bytes);
+    let advice = if need.half_bytes < need.weight_bytes && fits(need.half_bytes) {
+        let half = readable(need.half_bytes);
+        format!("with `--dtype bf16` the weights take {half}, which fits")
+    } else if rest >= block_bytes {
+        let tokens = (rest / block_bytes).saturating_mul(BLOCK_TOKENS as u64);
+        let flag = match (wishes.memory, cross) {
+            (Some(_), 0) => "`--kv-cache-memory`",
+            (None, 0) => "`--max-model-len`",
+            (Some(_), _) => "`--kv-cache-memory` or `--cross-attention-memory`",
+            (None, _) => "`--max-model-len` or `--cross-attention-memory`",
+        };
+        let rest = readable(rest);
+        format!("caches of {rest} would fit, {tokens} tokens at most: lower {flag}")
+    } else {
+        let least = need.half_bytes.min(need.weight_bytes);
+        let least = readable(least.saturating_add(block_bytes));
+        format!("it takes {least} at least, whatever `--dtype` is")
+    };
+    bail!(
+        "the weights take {} and the least cache {}, but {} of memory are free; {advice}",
+        readable(need.weight_bytes),
+        readable(cache),
+        readable(free)
+    )
+}
+
+/// Refuses a model of the catalog that cannot fit into `free` bytes, by what its card says of its
+/// weights, before they are fetched. Where no type is asked for they are taken for the smallest.
+///
+/// # Errors
+/// When the weights do not fit; says what would.
+pub(crate) fn admit_card(card: &Card, dtype: Option<DType>, free: u64) -> Result<()> {
+    let dtype = dtype.unwrap_or(DType::BF16);
+    let weights = card.weight_bytes(dtype);
+    if weights <= free {
+        return Ok(());
+    }
+    let half = card.weight_bytes(DType::BF16);
+    let advice = if half < weights && half <= free {
+        format!("with `--dtype bf16` they take {}", readable(half))
+    } else {
+        format!("it takes {} at least", readable(half))
+    };
+    bail!(
+        "the weights of `{}` take {} as {}, but {} of memory are free; {advice}. Nothing was \
+         fetched: `vlmd download` fetches it all the same",
+        card.id,
+        readable(weights),
+        dtype.as_str(),
+        readable(free)
+    )
+}
+
 /// Bytes as a person reads them.
-pub(crate) fn mebibytes(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+pub(crate) fn readable(bytes: u64) -> String {
+    let (unit, size) = match bytes {
+        0..0x10_0000 => ("KiB", 1 << 10),
+        0x10_0000..0x4000_0000 => ("MiB", 1 << 20),
+        _ => ("GiB", 1 << 30),
+    };
+    format!("{:.1} {unit}", bytes as f64 / f64::from(size))
 }
 
 /// Memory that is free on `device`: of the machine or of the container, whichever is less.
@@ -99,12 +190,28 @@ pub(crate) fn free_memory(device: &Device) -> Result<u64> {
     if let Some(free) = vlmd_kernels::free_cuda_memory(device)? {
         return Ok(free);
     }
-    let mut system = sysinfo::System::new().context("cannot tell how much memory is free")?;
+    let mut system = System::new().context("cannot tell how much memory is free")?;
     system.refresh_memory();
-    let machine = system.available_memory();
-    Ok(system
-        .cgroup_limits()
-        .map_or(machine, |group| group.free_memory.min(machine)))
+    Ok(available(system.available_memory(), limits(&mut system)))
+}
+
+/// The limits of this process's own control group, or else of the topmost one that it can see.
+fn limits(system: &mut System) -> Option<CGroupLimits> {
+    let own = sysinfo::get_current_pid().ok().and_then(|pid| {
+        let this = ProcessesToUpdate::Some(&[pid]);
+        system.refresh_processes_specifics(this, false, ProcessRefreshKind::nothing());
+        system.process(pid)?.cgroup_limits()
+    });
+    own.or_else(|| system.cgroup_limits())
+}
+
+/// Free bytes of a machine that has `machine` of them, within a control group.
+fn available(machine: u64, group: Option<CGroupLimits>) -> u64 {
+    // Not `free_memory`, which takes pages of files for lost: the checkpoint's own fill a group
+    // while it is fetched and read, and are dropped when their place is needed.
+    group.map_or(machine, |group| {
+        group.total_memory.saturating_sub(group.rss).min(machine)
+    })
 }
 
 #[cfg(test)]
@@ -201,5 +308,171 @@ mod tests {
                 .to_string()
                 .contains("one block")
         );
+    }
+
+    /// 100 blocks of weights.
+    fn need() -> Need {
+        Need {
+            spec: SPEC,
+            weight_bytes: 100 * BLOCK,
+            half_bytes: 50 * BLOCK,
+        }
+    }
+
+    fn admitted(need: &Need, free: u64, wishes: Wishes) -> Result<MemoryPlan, String> {
+        admit(need, DType::F32, free, wishes).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_model_that_fits_is_planned_with_what_its_weights_leave() {
+        let found = admitted(&need(), 112 * BLOCK, WISHES).unwrap();
+        assert_eq!(found, plan(12 * BLOCK, WISHES).unwrap());
+        assert_eq!(found.kv_blocks, 3);
+        // More than is useful is never taken.
+        let wishes = Wishes {
+            memory: Some(ByteSize(1 << 40)),
+            ..WISHES
+        };
+        let found = admitted(&need(), 228 * BLOCK, wishes).unwrap();
+        assert_eq!(found.kv_blocks, 128);
+    }
+
+    #[test]
+    fn a_model_that_does_not_fit_is_refused_with_what_would() {
+        let len = Wishes {
+            max_model_len: Some(1000),
+            ..WISHES
+        };
+        let size = Wishes {
+            memory: Some(ByteSize(64 * BLOCK)),
+            ..WISHES
+        };
+        for (free, wishes, needed, advice) in [
+            (
+                100,
+                WISHES,
+                "least cache 16.0 KiB, but 1.6 MiB",
+                "with `--dtype bf16` the weights take 800.0 KiB, which fits",
+            ),
+            (
+                50,
+                WISHES,
+                "least cache 16.0 KiB, but 800.0 KiB",
+                "it takes 816.0 KiB at least, whatever `--dtype` is",
+            ),
+            (
+                110,
+                len,
+                "least cache 512.0 KiB, but 1.7 MiB",
+                "with `--dtype bf16` the weights take 800.0 KiB, which fits",
+            ),
+            (
+                110,
+                size,
+                "least cache 1.0 MiB, but 1.7 MiB",
+                "caches of 160.0 KiB would fit, 320 tokens at most: lower `--kv-cache-memory`",
+            ),
+        ] {
+            assert_eq!(
+                admitted(&need(), free * BLOCK, wishes).unwrap_err(),
+                format!("the weights take 1.6 MiB and the {needed} of memory are free; {advice}")
+            );
+        }
+    }
+
+    #[test]
+    fn memory_for_pictures_counts_where_it_is_asked_for() {
+        let wishes = Wishes {
+            cross_memory: Some(ByteSize(64 * BLOCK)),
+            max_model_len: Some(32),
+            ..WISHES
+        };
+        assert!(admitted(&need(), 110 * BLOCK, wishes).is_ok());
+        let looking = Need {
+            spec: ModelSpec {
+                cross_feature_bytes: 64,
+                ..SPEC
+            },
+            ..need()
+        };
+        let message = admitted(&looking, 110 * BLOCK, wishes).unwrap_err();
+        let flags = "lower `--max-model-len` or `--cross-attention-memory`";
+        assert!(message.ends_with(flags), "{message}");
+    }
+
+    #[test]
+    fn sizes_beyond_all_measure_are_refused_like_others() {
+        let absurd = Need {
+            spec: ModelSpec {
+                layers: 4096,
+                kv_heads: 1 << 24,
+                head_dim: 1 << 24,
+                ..SPEC
+            },
+            ..need()
+        };
+        assert!(admitted(&absurd, 1 << 40, WISHES).is_err());
+    }
+
+    #[test]
+    fn a_model_that_cannot_fit_is_not_fetched() {
+        let card = vlmd_models::catalog::find("meta/llama-3.2-11b-vision-instruct").unwrap();
+        let admitted = |dtype, gibibytes: u64| {
+            admit_card(card, dtype, gibibytes << 30).map_err(|error| error.to_string())
+        };
+        assert_eq!(admitted(None, 20), Ok(()));
+        let start = "the weights of `meta/llama-3.2-11b-vision-instruct` take";
+        let end = "Nothing was fetched: `vlmd download` fetches it all the same";
+        for (dtype, free, middle) in [
+            (
+                None,
+                19,
+                "19.9 GiB as bf16, but 19.0 GiB of memory are free; it takes 19.9 GiB at least",
+            ),
+            (
+                Some(DType::F32),
+                20,
+                "39.7 GiB as f32, but 20.0 GiB of memory are free; \
+                 with `--dtype bf16` they take 19.9 GiB",
+            ),
+        ] {
+            let message = admitted(dtype, free).unwrap_err();
+            assert_eq!(message, format!("{start} {middle}. {end}"));
+        }
+    }
+
+    #[test]
+    fn a_length_that_the_cache_would_be_too_small_for_is_refused_early() {
+        let wishes = Wishes {
+            max_model_len: Some(1000),
+            ..WISHES
+        };
+        // It fits, but not into the quarter that the cache takes by itself.
+        let message = admitted(&need(), 140 * BLOCK, wishes).unwrap_err();
+        assert!(message.contains("raise `--kv-cache-memory`"), "{message}");
+    }
+
+    #[test]
+    fn pages_of_files_do_not_count_as_used() {
+        let group = |total_memory, rss| {
+            Some(CGroupLimits {
+                total_memory,
+                free_memory: 0,
+                free_swap: 0,
+                rss,
+            })
+        };
+        assert_eq!(available(1000, None), 1000);
+        assert_eq!(available(1000, group(800, 300)), 500);
+        assert_eq!(available(400, group(800, 300)), 400);
+        assert_eq!(available(1000, group(800, 900)), 0);
+    }
+
+    #[test]
+    fn this_machine_has_memory() {
+        let free = free_memory(&Device::Cpu).unwrap();
+        let mut system = System::new().unwrap();
+        system.refresh_memory();
+        assert!((1..=system.total_memory()).contains(&free), "{free}");
     }
 }

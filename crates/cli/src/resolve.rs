@@ -17,11 +17,16 @@ pub(crate) struct ResolvedModel {
 }
 
 /// Finds the model called `name`: the embedded one, a directory, or a repository of the hub,
-/// which is fetched unless it is in the cache.
+/// which is fetched unless it is in the cache. Before one of the catalog is fetched, `room` may
+/// refuse it by its card.
 ///
 /// # Errors
-/// When there is no such model, or it cannot be fetched.
-pub(crate) fn resolve(name: &str, revision: Option<&str>) -> Result<ResolvedModel> {
+/// When there is no such model, there is no room for it, or it cannot be fetched.
+pub(crate) fn resolve(
+    name: &str,
+    revision: Option<&str>,
+    room: impl FnOnce(&Card) -> Result<()>,
+) -> Result<ResolvedModel> {
     if name.eq_ignore_ascii_case(EMBEDDED_MODEL) {
         return Ok(ResolvedModel {
             files: vlmd_models::tiny::embedded(),
@@ -41,17 +46,21 @@ pub(crate) fn resolve(name: &str, revision: Option<&str>) -> Result<ResolvedMode
         });
     }
     let source = hub_source(name, revision)?;
+    let card = catalog::find(name);
     let folder = match hub::cached(&source) {
         Some(folder) => folder,
         None if offline() => bail!(
             "`{}` is not in the Hugging Face cache, and HF_HUB_OFFLINE forbids fetching it",
             source.repo
         ),
-        None => hub::download(&source)?,
+        None => {
+            card.map_or(Ok(()), room)?;
+            hub::download(&source)?
+        }
     };
     Ok(ResolvedModel {
         files: ModelFiles::Directory(folder),
-        names: catalog::find(name).map_or_else(|| vec![name.to_owned()], card_names),
+        names: card.map_or_else(|| vec![name.to_owned()], card_names),
     })
 }
 

@@ -12,12 +12,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::net::TcpListener;
 use vlmd_engine::{Engine, EngineConfig, Sampling};
 use vlmd_media::{DecodeLimits, MediaConfig, MediaGate};
-use vlmd_models::{LoadOptions, LoadedModel};
+use vlmd_models::{Admit, LoadOptions, LoadedModel};
 use vlmd_server::{ApiKeys, ModelSlot, ServedModel, ServerConfig};
 
 use crate::args::{DeviceChoice, MediaArgs, ServeArgs};
 use crate::logging;
-use crate::plan::{MemoryPlan, Wishes, free_memory, mebibytes};
+use crate::plan::{MemoryPlan, Wishes, admit, admit_card, free_memory, readable};
 use crate::resolve::{ResolvedModel, resolve};
 
 /// Serves until a signal ends it.
@@ -102,20 +102,15 @@ async fn signal() {
 }
 
 fn load(args: &ServeArgs) -> Result<ServedModel> {
-    let resolved = resolve(&args.model, args.revision.as_deref())?;
     let device = device(args.device)?;
+    let resolved = resolve(&args.model, args.revision.as_deref(), |card| {
+        admit_card(card, args.dtype.dtype(), free_memory(&device)?)
+    })?;
     let names = match args.served_model_name.as_slice() {
         [] => resolved.names.clone(),
         given => given.to_vec(),
     };
     say(&format!("loading {} on {}", names[0], describe(&device)));
-    let loaded = load_weights(
-        &resolved,
-        &device,
-        args.dtype.dtype(),
-        args.transformers_quirks,
-    )?;
-    let spec = loaded.model.spec().clone();
     let kv_dtype = args.kv_cache_dtype.dtype().unwrap_or(if device.is_cpu() {
         DType::F32
     } else {
@@ -127,12 +122,21 @@ fn load(args: &ServeArgs) -> Result<ServedModel> {
         max_num_seqs: args.max_num_seqs,
         cross_memory: args.cross_attention_memory,
     };
+    let options = LoadOptions {
+        device: device.clone(),
+        dtype: args.dtype.dtype(),
+        transformers_quirks: args.transformers_quirks,
+        admit: Some(room(device.clone(), kv_dtype, wishes)),
+        on_progress: None,
+    };
+    let loaded = load_weights(&resolved, options)?;
+    let spec = loaded.model.spec().clone();
     let plan = MemoryPlan::new(&spec, kv_dtype, free_memory(&device)?, wishes)?;
     say(&format!(
         "{} with {} of weights, {} of {} KV cache ({} blocks), contexts of {} tokens",
         loaded.architecture,
-        mebibytes(loaded.weight_bytes),
-        mebibytes(plan.kv_bytes),
+        readable(loaded.weight_bytes),
+        readable(plan.kv_bytes),
         kv_dtype.as_str(),
         plan.kv_blocks,
         plan.max_model_len,
@@ -165,24 +169,26 @@ fn load(args: &ServeArgs) -> Result<ServedModel> {
     })
 }
 
-fn load_weights(
-    resolved: &ResolvedModel,
-    device: &Device,
-    dtype: Option<DType>,
-    transformers_quirks: bool,
-) -> Result<LoadedModel> {
+/// Admits models that there is room for on `device`.
+fn room(device: Device, kv_dtype: DType, wishes: Wishes) -> Admit {
+    Box::new(move |need| {
+        let plan = free_memory(&device).and_then(|free| admit(need, kv_dtype, free, wishes));
+        plan.map(drop).map_err(|error| format!("{error:#}"))
+    })
+}
+
+/// Loads the model and shows how far it is.
+fn load_weights(resolved: &ResolvedModel, options: LoadOptions) -> Result<LoadedModel> {
     // Hidden by itself where standard error is no terminal.
     let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {eta}")?;
     let bar = ProgressBar::new(0).with_style(style);
     let shown = bar.clone();
     let options = LoadOptions {
-        device: device.clone(),
-        dtype,
-        transformers_quirks,
         on_progress: Some(Box::new(move |done, total| {
             shown.set_length(total);
             shown.set_position(done);
         })),
+        ..options
     };
     let loaded = vlmd_models::load(&resolved.files, &options);
     bar.finish_and_clear();

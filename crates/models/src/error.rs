@@ -79,6 +79,9 @@ pub enum LoadError {
     /// Weights can be computed with in these types only.
     #[error("`dtype` must be `f32`, `f16` or `bf16`, but is `{0}`")]
     DType(String),
+    /// There is no room for the model.
+    #[error("{0}")]
+    NotAdmitted(String),
     /// The weight files are damaged, or lack what the architecture needs.
     #[error(transparent)]
     Weights(#[from] WeightsError),

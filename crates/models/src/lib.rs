@@ -23,5 +23,5 @@ pub mod tiny;
 
 pub use error::LoadError;
 pub use files::{MAX_TEXT_FILE_BYTES, ModelFiles, WEIGHTS_FILE, WEIGHTS_INDEX_FILE, shard_names};
-pub use load::{LoadOptions, LoadedModel, OnProgress, load};
+pub use load::{Admit, LoadOptions, LoadedModel, Need, OnProgress, load};
 pub use processor::{Chat, Entity, Grounded, Message, Part, PrepareError, Processor};

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use vlmd_backend::Model;
+use vlmd_backend::{Model, ModelSpec};
 use vlmd_kernels::weights::Weights;
 
 use crate::common::params::Params;
@@ -13,6 +13,22 @@ use crate::{LoadError, ModelFiles, Processor, registry};
 
 /// Called while weights are read, with the bytes done and the bytes in all.
 pub type OnProgress = Box<dyn Fn(u64, u64) + Send + Sync>;
+
+/// What a model needs of its device, known before its weights are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// What the loaded model's [`Model::spec`] is going to be.
+    pub spec: ModelSpec,
+    /// Bytes of the weights in the types that they are going to have. Tensors that the
+    /// architecture never loads, such as a tower's last layer, are counted.
+    pub weight_bytes: u64,
+    /// The same if the weights were asked for in `BF16` or `F16`.
+    pub half_bytes: u64,
+}
+
+/// Called when the configuration, tokenizer and headers of the weights have been read, and before
+/// a weight is. A reason in return ends the loading as [`LoadError::NotAdmitted`].
+pub type Admit = Box<dyn Fn(&Need) -> Result<(), String> + Send + Sync>;
 
 /// Where and how to load.
 pub struct LoadOptions {
@@ -24,6 +40,8 @@ pub struct LoadOptions {
     /// Compute what transformers computes, even where it departs from the code that the weights
     /// were trained with. Concerns mllama alone.
     pub transformers_quirks: bool,
+    /// Decides whether there is room for the model.
+    pub admit: Option<Admit>,
     /// Hears of progress, in bytes of the weight files.
     pub on_progress: Option<OnProgress>,
 }
@@ -35,6 +53,7 @@ impl Default for LoadOptions {
             device: Device::Cpu,
             dtype: None,
             transformers_quirks: false,
+            admit: None,
             on_progress: None,
         }
     }
@@ -46,6 +65,7 @@ impl fmt::Debug for LoadOptions {
             .field("device", &self.device)
             .field("dtype", &self.dtype)
             .field("transformers_quirks", &self.transformers_quirks)
+            .field("admit", &self.admit.is_some())
             .field("on_progress", &self.on_progress.is_some())
             .finish()
     }
@@ -99,6 +119,7 @@ pub(crate) struct Source<'a> {
     /// What weights become; `None` leaves them as stored.
     dtype: Option<DType>,
     transformers_quirks: bool,
+    admit: Option<&'a Admit>,
     on_progress: Option<&'a OnProgress>,
     done: Cell<u64>,
     total: u64,
@@ -117,6 +138,7 @@ impl<'a> Source<'a> {
             device: &options.device,
             dtype,
             transformers_quirks: options.transformers_quirks,
+            admit: options.admit.as_ref(),
             on_progress: options.on_progress.as_ref(),
             done: Cell::new(0),
             total: weights.total_bytes() as u64,
@@ -139,6 +161,38 @@ impl<'a> Source<'a> {
 
     pub(crate) fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.weights.shape(name)
+    }
+
+    /// Asks whether there is room for a model of `spec`. Architectures do so when all but the
+    /// weights has been checked.
+    pub(crate) fn admit(&self, spec: ModelSpec) -> Result<(), LoadError> {
+        let Some(admit) = self.admit else {
+            return Ok(());
+        };
+        let need = Need {
+            spec,
+            weight_bytes: self.bytes_as(self.dtype),
+            half_bytes: self.bytes_as(Some(DType::BF16)),
+        };
+        admit(&need).map_err(LoadError::NotAdmitted)
+    }
+
+    /// Bytes of all tensors once loaded, were `dtype` asked for.
+    fn bytes_as(&self, dtype: Option<DType>) -> u64 {
+        let bytes = |name: &str| {
+            let shape = self.weights.shape(name)?;
+            let stored = self.weights.dtype(name)?;
+            // Biases and the weights of norms meet activations, which are wide on a CPU.
+            let kept = if shape.len() <= 1 && self.device.is_cpu() {
+                DType::F32
+            } else {
+                dtype.unwrap_or(stored)
+            };
+            let values = shape.iter().product::<usize>() as u64;
+            Some(values.saturating_mul(kept.size_in_bytes() as u64))
+        };
+        let all = self.weights.names().filter_map(bytes);
+        all.fold(0, u64::saturating_add)
     }
 
     /// A matrix in the weights' type.

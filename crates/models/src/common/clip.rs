@@ -11,6 +11,7 @@ use super::encoder::{EncoderLayer, Names, Style};
 use super::levels::COLOURS;
 use super::norm::Norm;
 use super::params::Params;
+use super::sizes::must;
 use crate::LoadError;
 
 /// Width of a head in every CLIP tower that OpenAI published.
@@ -72,6 +73,67 @@ impl Geometry {
     }
 }
 
+/// What a configuration states of a tower, although the tensors tell it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Stated {
+    pub(crate) hidden_size: Option<usize>,
+    pub(crate) image_size: Option<usize>,
+    pub(crate) patch_size: Option<usize>,
+    /// At most [`MAX_LAYERS`](super::sizes::MAX_LAYERS).
+    pub(crate) num_hidden_layers: Option<usize>,
+}
+
+impl Stated {
+    /// Checks that the weights, whose `vision_model` branch is `params`, are those that the
+    /// configuration is of. Heads are counted in its width and hidden states in its layers: with
+    /// others the tower would compute something else and say nothing.
+    pub(crate) fn check(&self, params: &Params<'_>) -> std::result::Result<(), LoadError> {
+        let geometry = Geometry::read(params)?;
+        for (field, stated, found) in [
+            ("hidden_size", self.hidden_size, geometry.hidden),
+            ("image_size", self.image_size, geometry.side()),
+            ("patch_size", self.patch_size, geometry.patch),
+        ] {
+            if let Some(stated) = stated.filter(|&stated| stated != found) {
+                return Err(differs(field, found, stated));
+            }
+        }
+        let Some(layers) = self.num_hidden_layers else {
+            return Ok(());
+        };
+        let branch = params.at("encoder").at("layers");
+        // A layer that is not there is missed by its name.
+        for layer in 0..layers {
+            branch.at(layer).shape::<1>(LAYER_MARK)?;
+        }
+        let present = layers_of(params);
+        if present > layers {
+            return Err(differs("num_hidden_layers", present, layers));
+        }
+        Ok(())
+    }
+}
+
+/// A field of `vision_config` that the weights contradict.
+fn differs(field: &str, found: usize, stated: usize) -> LoadError {
+    must(
+        &format!("vision_config.{field}"),
+        format!("be {found}, as in the weights"),
+        stated,
+    )
+}
+
+/// A tensor that every layer has.
+const LAYER_MARK: &str = "layer_norm1.weight";
+
+/// Layers that the weights hold.
+fn layers_of(params: &Params<'_>) -> usize {
+    let branch = params.at("encoder").at("layers");
+    (0..)
+        .take_while(|layer| branch.at(layer).has(LAYER_MARK))
+        .count()
+}
+
 /// What tensors do not tell about a tower.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Options {
@@ -129,9 +191,7 @@ impl Clip {
         let hidden_state = options.hidden_state;
 
         let branch = params.at("encoder").at("layers");
-        let present = (0..)
-            .take_while(|layer| branch.at(layer).has("layer_norm1.weight"))
-            .count();
+        let present = layers_of(params);
         let used = usize::try_from(hidden_state.unsigned_abs())
             .ok()
             .filter(|_| hidden_state < 0)

@@ -1,11 +1,13 @@
 //! Pictures for CLIP towers, as transformers' `CLIPImageProcessor` makes them.
 
+use std::fmt;
+
 use candle_core::Tensor;
 use serde::Deserialize;
 use vlmd_media::Picture;
 use vlmd_media::resample::{Filter, Window, pil, pil_window};
 
-use super::levels::{Levels, Normalisation, PREPROCESSOR_FILE};
+use super::levels::{Levels, Normalisation, PREPROCESSOR_FILE, check_rescale_factor};
 use crate::{LoadError, ModelFiles};
 
 /// `resample` by PIL's numbers.
@@ -25,6 +27,7 @@ struct Settings {
     do_center_crop: Option<bool>,
     do_rescale: Option<bool>,
     do_normalize: Option<bool>,
+    rescale_factor: Option<f64>,
     #[serde(flatten)]
     normalisation: Normalisation,
 }
@@ -36,6 +39,18 @@ enum Size {
     Side(usize),
     Shortest { shortest_edge: usize },
     Sides { height: usize, width: usize },
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Side(side)
+            | Self::Shortest {
+                shortest_edge: side,
+            } => write!(f, "{side}"),
+            Self::Sides { height, width } => write!(f, "{width} x {height}"),
+        }
+    }
 }
 
 impl Size {
@@ -84,7 +99,7 @@ impl ClipImage {
                 return Err(must(
                     field,
                     &format!("be {side} pixels, which is what the tower takes"),
-                    &format!("{size:?}"),
+                    &size.map_or_else(String::new, |size| size.to_string()),
                 ));
             }
         }
@@ -98,6 +113,7 @@ impl ClipImage {
                 return Err(must(field, "be true", "false"));
             }
         }
+        check_rescale_factor(settings.rescale_factor)?;
         settings.normalisation.check()?;
         let filter = match settings.resample {
             None | Some(BICUBIC) => Filter::Bicubic,

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use serde::Deserialize;
 use vlmd_media::Picture;
 
-use crate::{LoadError, ModelFiles};
+use crate::LoadError;
 
 /// Colours of a pixel.
 pub(crate) const COLOURS: usize = 3;
@@ -43,13 +43,6 @@ impl Default for Normalisation {
 }
 
 impl Normalisation {
-    /// Reads the settings where there are any.
-    pub(crate) fn read(files: &ModelFiles) -> Result<Self, LoadError> {
-        let settings: Self = files.json_or_default(PREPROCESSOR_FILE)?;
-        settings.check()?;
-        Ok(settings)
-    }
-
     /// Checks that pixels stay finite.
     pub(crate) fn check(&self) -> Result<(), LoadError> {
         let must = |field, bound, found: &[f32]| {
@@ -66,6 +59,19 @@ impl Normalisation {
             return must("image_std", "above 0 and finite", &self.image_std);
         }
         Ok(())
+    }
+}
+
+/// Checks `rescale_factor`: levels are made shares of 255 and nothing else.
+pub(crate) fn check_rescale_factor(factor: Option<f64>) -> Result<(), LoadError> {
+    match factor {
+        Some(factor) if (factor * 255.0 - 1.0).abs() > 1e-9 || factor.is_nan() => {
+            Err(LoadError::invalid(
+                PREPROCESSOR_FILE,
+                format!("`rescale_factor` must be 1/255, but is {factor}"),
+            ))
+        }
+        _ => Ok(()),
     }
 }
 

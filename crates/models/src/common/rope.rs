@@ -34,7 +34,7 @@ pub(crate) struct Llama3Rope {
 }
 
 /// Rotation angles of a decoder's heads.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Rope {
     /// Per pair of dimensions, radians per position.
     frequencies: Vec<f32>,

@@ -53,14 +53,15 @@ impl Default for TextConfig {
     }
 }
 
-/// `vision_config`, as far as the tensors' shapes do not tell it; what is missing is as in
-/// `Kosmos2VisionConfig`.
+/// `vision_config`; what is missing is as in `Kosmos2VisionConfig`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub(super) struct VisionConfig {
     hidden_size: usize,
+    image_size: usize,
+    patch_size: usize,
     num_attention_heads: usize,
-    pub(super) num_hidden_layers: usize,
+    num_hidden_layers: usize,
     hidden_act: String,
     layer_norm_eps: f64,
 }
@@ -69,6 +70,8 @@ impl Default for VisionConfig {
     fn default() -> Self {
         Self {
             hidden_size: 1024,
+            image_size: 224,
+            patch_size: 14,
             num_attention_heads: 16,
             num_hidden_layers: 24,
             hidden_act: "quick_gelu".to_owned(),
@@ -93,6 +96,17 @@ impl Config {
         let most = text.max_positions.saturating_sub(4);
         within("latent_query_num", config.latent_query_num, 1..=most)?;
         Ok(config)
+    }
+
+    /// What tensors tell about the tower, too.
+    pub(super) fn stated(&self) -> clip::Stated {
+        let vision = &self.vision_config;
+        clip::Stated {
+            hidden_size: Some(vision.hidden_size),
+            image_size: Some(vision.image_size),
+            patch_size: Some(vision.patch_size),
+            num_hidden_layers: Some(vision.num_hidden_layers),
+        }
     }
 
     /// What tensors do not tell about the tower.

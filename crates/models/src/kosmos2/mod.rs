@@ -39,6 +39,7 @@ fn load(files: &ModelFiles, source: &Source<'_>) -> Result<Parts, LoadError> {
     let config = config::Config::read(files)?;
     // Cheap things first: a bad tokenizer shows before gigabytes are read.
     let processor = Kosmos2Processor::new(files, &config, source)?;
+    source.admit(config.text_config.sizes()?.spec())?;
     let model = model::Kosmos2::load(&source.root(), &config)?;
     Ok((Arc::new(processor), Box::new(model)))
 }

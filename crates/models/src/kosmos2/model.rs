@@ -41,13 +41,6 @@ impl Kosmos2 {
         let branch = super::TOWER
             .iter()
             .fold(params.clone(), |params, part| params.at(part));
-        // The tower takes the layers that are there; one that is not must not go unseen.
-        for layer in 0..config.vision_config.num_hidden_layers {
-            branch
-                .at("encoder.layers")
-                .at(layer)
-                .shape::<1>("layer_norm1.weight")?;
-        }
         let options = config.tower()?;
         let tower = Clip::load(&branch, &options)?;
         let width = tower.geometry().hidden;

@@ -76,6 +76,7 @@ impl Kosmos2Processor {
         let tower = super::TOWER
             .iter()
             .fold(source.root(), |params, part| params.at(part));
+        config.stated().check(&tower)?;
         let geometry = Geometry::read(&tower)?;
         let vocab_size = config.text_config.sizes()?.vocab_size;
         let tokenizer = tokenizer(files)?;

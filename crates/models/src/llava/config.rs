@@ -4,13 +4,18 @@ use serde::Deserialize;
 
 use crate::common::activation::Activation;
 use crate::common::clip;
-use crate::common::sizes::{CONFIG_FILE, check_eps, must, within};
+use crate::common::levels::PREPROCESSOR_FILE;
+use crate::common::sizes::{CONFIG_FILE, MAX_LAYERS, MAX_SIZE, check_eps, must, within};
 use crate::common::text_config::{Defaults, LLAMA, MISTRAL, TextConfig};
 use crate::{LoadError, ModelFiles};
 
 /// Most sizes that a picture may be laid out in, and pixels of a side of one.
 const MAX_PINPOINTS: usize = 256;
 const MAX_PINPOINT: usize = 1 << 14;
+
+/// Width and heads of a tower whose configuration leaves them out, as in `CLIPVisionConfig`.
+const CLIP_HIDDEN: usize = 768;
+const CLIP_HEADS: usize = 12;
 
 /// `config.json`.
 #[derive(Debug, Clone, Deserialize)]
@@ -30,17 +35,17 @@ pub(super) struct Config {
     vision_feature_layer: i64,
     #[serde(default = "default_strategy")]
     vision_feature_select_strategy: String,
-    #[serde(default)]
-    tie_word_embeddings: bool,
     /// `(height, width)` in pixels. LLaVA-NeXT only.
     image_grid_pinpoints: Option<Vec<(usize, usize)>>,
 }
 
-/// `vision_config`, as far as the tensors' shapes do not tell it.
+/// `vision_config`. Of what is missing the tensors tell the sizes, and the rest is OpenAI's.
 #[derive(Debug, Clone, Default, Deserialize)]
 struct VisionConfig {
     model_type: Option<String>,
     hidden_size: Option<usize>,
+    image_size: Option<usize>,
+    patch_size: Option<usize>,
     num_attention_heads: Option<usize>,
     num_hidden_layers: Option<usize>,
     hidden_act: Option<String>,
@@ -94,13 +99,26 @@ impl Config {
         }
     }
 
+    /// Whether the embedding is the head, too. The field of the same name around the two halves,
+    /// which `LlavaConfig` writes out as true, says nothing: the decoder goes by its own.
     pub(super) fn tie_word_embeddings(&self) -> bool {
-        self.tie_word_embeddings || self.text_config.tie_word_embeddings
+        self.text_config.tie_word_embeddings
     }
 
     /// The class token is a feature, too.
     pub(super) fn keeps_class_token(&self) -> bool {
         self.vision_feature_select_strategy == "full"
+    }
+
+    /// What tensors tell about the tower, too.
+    pub(super) fn stated(&self) -> clip::Stated {
+        let vision = &self.vision_config;
+        clip::Stated {
+            hidden_size: vision.hidden_size,
+            image_size: vision.image_size,
+            patch_size: vision.patch_size,
+            num_hidden_layers: vision.num_hidden_layers,
+        }
     }
 
     /// What tensors do not tell about the tower.
@@ -114,6 +132,9 @@ impl Config {
                 "be `clip_vision_model`",
                 kind,
             ));
+        }
+        if let Some(layers) = vision.num_hidden_layers {
+            within("vision_config.num_hidden_layers", layers, 1..=MAX_LAYERS)?;
         }
         let layer = self.vision_feature_layer;
         let hidden_state = match vision.num_hidden_layers {
@@ -129,14 +150,18 @@ impl Config {
             }
         };
         let mut options = clip::Options::openai(hidden_state);
-        if let (Some(hidden), Some(heads)) = (vision.hidden_size, vision.num_attention_heads) {
-            within(
-                "vision_config.num_attention_heads",
-                heads,
-                1..=hidden.max(1),
-            )?;
-            options.head_dim = hidden / heads;
+        let hidden = vision.hidden_size.unwrap_or(CLIP_HIDDEN);
+        let heads = vision.num_attention_heads.unwrap_or(CLIP_HEADS);
+        within("vision_config.hidden_size", hidden, 1..=MAX_SIZE)?;
+        within("vision_config.num_attention_heads", heads, 1..=hidden)?;
+        if !hidden.is_multiple_of(heads) {
+            return Err(must(
+                "vision_config.hidden_size",
+                format!("be a multiple of `vision_config.num_attention_heads` ({heads})"),
+                hidden,
+            ));
         }
+        options.head_dim = hidden / heads;
         if let Some(name) = &vision.hidden_act {
             options.activation = Activation::named(name).ok_or_else(|| {
                 must(
@@ -161,7 +186,11 @@ impl Config {
     }
 
     /// Sizes that a picture may be laid out in, `(height, width)`, each a multiple of `side`.
-    pub(super) fn pinpoints(&self, side: usize) -> Result<Vec<(usize, usize)>, LoadError> {
+    pub(super) fn pinpoints(
+        &self,
+        files: &ModelFiles,
+        side: usize,
+    ) -> Result<Vec<(usize, usize)>, LoadError> {
         let pinpoints = match &self.image_grid_pinpoints {
             Some(pinpoints) => pinpoints.clone(),
             // `LlavaNextConfig`'s.
@@ -182,6 +211,117 @@ impl Config {
                 format!("{pinpoints:?}"),
             ));
         }
-        Ok(pinpoints)
+        // The reference lays pictures out by its processor's, and counts features by its model's.
+        let stated: Pinpoints = files.json_or_default(PREPROCESSOR_FILE)?;
+        match stated.image_grid_pinpoints {
+            Some(stated) if stated != pinpoints => Err(LoadError::invalid(
+                PREPROCESSOR_FILE,
+                format!(
+                    "`image_grid_pinpoints` must be that of `config.json`, {pinpoints:?}, but is \
+                     another"
+                ),
+            )),
+            _ => Ok(pinpoints),
+        }
+    }
+}
+
+/// `preprocessor_config.json`, as far as it repeats what the model's configuration says.
+#[derive(Debug, Default, Deserialize)]
+struct Pinpoints {
+    image_grid_pinpoints: Option<Vec<(usize, usize)>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::common::rope::Rope;
+
+    fn read(config: &Value) -> Result<Config, LoadError> {
+        let bytes: &'static [u8] = Vec::leak(serde_json::to_vec(config).unwrap());
+        let files = Box::leak(Box::new([(CONFIG_FILE, bytes)]));
+        Config::read(&ModelFiles::Embedded(files))
+    }
+
+    /// `hub_config` of the goldens: a configuration as the hub has it, with most fields left out,
+    /// and what the reference reads in it.
+    #[test]
+    fn configurations_of_the_hub_mean_what_the_reference_reads() {
+        for golden in ["llava", "llava_next"] {
+            let goldens = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden");
+            let bytes = std::fs::read(format!("{goldens}/{golden}/golden.json")).unwrap();
+            let golden: Value = serde_json::from_slice(&bytes).unwrap();
+            let config = read(&golden["hub_config"]["config"]).unwrap();
+            let resolved = &golden["hub_config"]["resolved"];
+            check_text(&config, &resolved["text_config"]);
+            let vision = &resolved["vision_config"];
+            let heads = vision["num_attention_heads"].as_u64().unwrap() as usize;
+            let expected = clip::Options {
+                hidden_state: resolved["vision_feature_layer"].as_i64().unwrap(),
+                head_dim: vision["hidden_size"].as_u64().unwrap() as usize / heads,
+                activation: activation(&vision["hidden_act"]),
+                layer_norm_eps: vision["layer_norm_eps"].as_f64().unwrap() as f32,
+            };
+            assert_eq!(config.tower().unwrap(), expected);
+            assert_eq!(
+                json!(config.image_token_index),
+                resolved["image_token_index"]
+            );
+            assert_eq!(
+                json!(config.multimodal_projector_bias),
+                resolved["multimodal_projector_bias"]
+            );
+            assert_eq!(
+                config.projector_activation().unwrap(),
+                activation(&resolved["projector_hidden_act"])
+            );
+            assert_eq!(
+                json!(config.vision_feature_select_strategy),
+                resolved["vision_feature_select_strategy"]
+            );
+            if let Some(pinpoints) = resolved.get("image_grid_pinpoints") {
+                let side = vision["image_size"].as_u64().unwrap() as usize;
+                let files = ModelFiles::Embedded(&[]);
+                assert_eq!(json!(config.pinpoints(&files, side).unwrap()), *pinpoints);
+            }
+        }
+    }
+
+    fn activation(name: &Value) -> Activation {
+        Activation::named(name.as_str().unwrap()).unwrap()
+    }
+
+    fn check_text(config: &Config, resolved: &Value) {
+        let text = &config.text_config;
+        let defaults = config.text_defaults().unwrap();
+        let sizes = text.sizes(defaults).unwrap();
+        for (field, found) in [
+            ("vocab_size", sizes.vocab_size),
+            ("hidden_size", sizes.hidden_size),
+            ("intermediate_size", sizes.intermediate_size),
+            ("num_hidden_layers", sizes.layers),
+            ("num_attention_heads", sizes.heads),
+            ("num_key_value_heads", sizes.kv_heads),
+            ("head_dim", sizes.head_dim),
+            ("max_position_embeddings", sizes.max_positions),
+        ] {
+            assert_eq!(json!(found), resolved[field], "{field}");
+        }
+        assert_eq!(
+            text.rms_norm_eps(defaults).unwrap(),
+            resolved["rms_norm_eps"].as_f64().unwrap() as f32
+        );
+        let theta = resolved["rope_theta"].as_f64().unwrap();
+        assert!(resolved["rope_scaling"].is_null());
+        assert_eq!(
+            text.rope(&sizes, defaults).unwrap(),
+            Rope::plain(sizes.head_dim, theta)
+        );
+        assert_eq!(
+            json!(config.tie_word_embeddings()),
+            resolved["tie_word_embeddings"]
+        );
     }
 }

@@ -48,7 +48,9 @@ fn load(files: &ModelFiles, source: &Source<'_>, next: bool) -> Result<Parts, Lo
     let params = source.root();
     let config = config::Config::read(files)?;
     // Cheap things first: a bad tokenizer shows before gigabytes are read.
-    let geometry = Geometry::read(&names::Parts::of(&params).vision.at(TOWER))?;
+    let tower = names::Parts::of(&params).vision.at(TOWER);
+    config.stated().check(&tower)?;
+    let geometry = Geometry::read(&tower)?;
     let views = if next {
         if config.keeps_class_token() {
             return Err(must(
@@ -57,11 +59,13 @@ fn load(files: &ModelFiles, source: &Source<'_>, next: bool) -> Result<Parts, Lo
                 "full",
             ));
         }
-        Views::Anyres(config.pinpoints(geometry.side())?)
+        Views::Anyres(config.pinpoints(files, geometry.side())?)
     } else {
         Views::Middle
     };
     let processor = LlavaProcessor::new(files, &config, geometry, views.clone())?;
+    let sizes = config.text_config.sizes(config.text_defaults()?)?;
+    source.admit(sizes.spec())?;
     let model = model::Llava::load(&params, &config, views)?;
     Ok((Arc::new(processor), Box::new(model)))
 }

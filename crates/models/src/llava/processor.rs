@@ -84,20 +84,18 @@ impl LlavaProcessor {
                 ),
             ));
         }
-        let generation = text::generation_stops(files)?;
-        let configured = generation
-            .0
+        // The text half's own, which transformers writes out even where it is not the model's,
+        // counts only where the settings of generation say nothing.
+        let usual = ["</s>", "<|im_end|>"];
+        let usual = usual
             .iter()
-            .chain(&config.text_config.eos_token_id.0);
-        let mut stop_ids: Vec<u32> = configured.copied().collect();
-        if stop_ids.is_empty() {
-            let usual = ["</s>", "<|im_end|>"];
-            stop_ids.extend(
-                usual
-                    .iter()
-                    .filter_map(|token| tokenizer.token_to_id(token)),
-            );
-        }
+            .filter_map(|token| tokenizer.token_to_id(token));
+        let configured = [
+            text::generation_stops(files)?.0,
+            config.text_config.eos_token_id.0.clone(),
+        ];
+        let configured = configured.into_iter().find(|ids| !ids.is_empty());
+        let stop_ids = configured.unwrap_or_else(|| usual.collect());
         let view_features = geometry.grid * geometry.grid + usize::from(config.keeps_class_token());
         let fallback = templates::for_checkpoint(config, &tokenizer, &views);
         Ok(Self {

@@ -1,11 +1,16 @@
 //! `config.json`, checked.
 
+use candle_core::DType;
 use serde::Deserialize;
+use vlmd_backend::ModelSpec;
 
 use crate::common::rope::Rope;
 use crate::common::sizes::{CONFIG_FILE, MAX_LAYERS, MAX_SIZE, Sizes, check_eps, must, within};
 use crate::common::text_config::{MLLAMA, TextConfig};
 use crate::{LoadError, ModelFiles};
+
+/// Rows that the embedding has beyond the vocabulary, one of them the image token's.
+pub(super) const UNSAID_TOKENS: usize = 8;
 
 /// `config.json`.
 #[derive(Debug, Clone, Deserialize)]
@@ -115,6 +120,19 @@ impl Config {
             ));
         }
         Ok(sizes)
+    }
+
+    /// What the engine must know, with activations of `dtype`.
+    pub(super) fn spec(&self, dtype: DType) -> Result<ModelSpec, LoadError> {
+        let sizes = self.text_sizes()?;
+        let looking = self.cross_layers().len();
+        let kept = 2 * looking * sizes.kv_heads * sizes.head_dim;
+        Ok(ModelSpec {
+            layers: sizes.layers - looking,
+            input_vocab_size: sizes.vocab_size + UNSAID_TOKENS,
+            cross_feature_bytes: kept * dtype.size_in_bytes(),
+            ..sizes.spec()
+        })
     }
 
     /// Indices of the layers that look at pictures, ascending.

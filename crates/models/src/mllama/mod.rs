@@ -17,6 +17,7 @@ mod canvas;
 mod config;
 mod cross;
 mod model;
+mod preprocessor;
 mod processor;
 mod vision;
 
@@ -39,6 +40,7 @@ fn load(files: &ModelFiles, source: &Source<'_>) -> Result<Parts, LoadError> {
     let config = config::Config::read(files)?;
     // Cheap things first: a bad tokenizer shows before gigabytes are read.
     let processor = MllamaProcessor::new(files, &config, source)?;
+    source.admit(config.spec(source.activation_dtype())?)?;
     let model = model::Mllama::load(&source.root(), &config)?;
     Ok((Arc::new(processor), Box::new(model)))
 }

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use vlmd_backend::{ImageInput, KvCache, Model, ModelSpec, Step};
 
-use super::config::Config;
+use super::config::{Config, UNSAID_TOKENS};
 use super::cross::CrossLayer;
 use super::vision::Vision;
 use crate::LoadError;
@@ -11,9 +11,6 @@ use crate::common::decoder::{Decoder, llama};
 use crate::common::names::Parts;
 use crate::common::params::Params;
 use crate::common::positions::Positions;
-
-/// Rows that the embedding has beyond the vocabulary, one of them the image token's.
-const UNSAID_TOKENS: usize = 8;
 
 /// Llama-3.2-Vision with its weights.
 #[derive(Debug)]
@@ -53,14 +50,10 @@ impl Mllama {
             })
             .collect::<std::result::Result<Vec<_>, LoadError>>()?;
         let vision = Vision::load(&parts.vision, config, sizes.hidden_size)?;
-        let kept = 2 * cross.len() * sizes.kv_heads * sizes.head_dim;
         let rope = config.rope(&sizes)?;
         let decoder = Decoder::new(params, sizes, Positions::Rotary(rope), weights);
         Ok(Self {
-            spec: ModelSpec {
-                cross_feature_bytes: kept * params.activation_dtype().size_in_bytes(),
-                ..decoder.spec()
-            },
+            spec: config.spec(params.activation_dtype())?,
             vision,
             decoder,
             cross,

@@ -10,8 +10,10 @@ use vlmd_media::Picture;
 use vlmd_text::{ChatTemplate, Tokenizer};
 
 use super::canvas::Tiling;
-use super::config::Config;
-use crate::common::levels::{COLOURS, Levels, Normalisation};
+use super::config::{Config, UNSAID_TOKENS};
+use super::preprocessor;
+use crate::common::levels::{COLOURS, Levels};
+use crate::common::sizes::must;
 use crate::common::{chat, text};
 use crate::load::Source;
 use crate::{Chat, LoadError, LoadOptions, ModelFiles, PrepareError, Processor};
@@ -73,18 +75,24 @@ impl MllamaProcessor {
             ));
         }
         let vision = &config.vision_config;
-        let levels = Levels::rescaled(&Normalisation::read(files)?);
+        let levels = Levels::rescaled(&preprocessor::read(files, vision)?);
         let generation = text::generation_stops(files)?;
         let configured = generation.0.iter().chain(config.eos_token_ids()).copied();
-        let input_vocab_size = config
-            .text_sizes()?
-            .vocab_size
-            .max(image_token as usize + 1);
+        let vocab_size = config.text_sizes()?.vocab_size;
+        let rows = vocab_size + UNSAID_TOKENS;
+        text::check_vocabulary(&tokenizer, rows)?;
+        if image_token as usize >= rows {
+            return Err(must(
+                "image_token_index",
+                format!("be below {rows}, the rows of the embedding"),
+                image_token,
+            ));
+        }
         Ok(Self {
             template: text::optional_chat_template(files)?,
             stop_ids: text::stop_ids(configured),
             image_token,
-            input_vocab_size,
+            input_vocab_size: vocab_size.max(image_token as usize + 1),
             tiling: Tiling::new(vision.image_size, vision.max_num_tiles, levels),
             max_tiles: vision.max_num_tiles,
             tile_tokens: vision.tile_tokens(),

@@ -41,6 +41,7 @@ fn load(files: &ModelFiles, source: &Source<'_>) -> Result<Parts, LoadError> {
     // Cheap things first: a bad tokenizer shows before gigabytes are read.
     let geometry = Geometry::read(&params.at(TOWER))?;
     let processor = Phi3VProcessor::new(files, &config, geometry)?;
+    source.admit(config.sizes()?.spec())?;
     let model = model::Phi3V::load(&params, &config)?;
     Ok((Arc::new(processor), Box::new(model)))
 }

@@ -5,8 +5,11 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
+#[path = "../common/checkpoint.rs"]
+mod checkpoint;
 mod kosmos2;
 mod llava;
 mod mllama;
 mod phi3_v;
+mod spellings;
 mod support;

@@ -82,6 +82,24 @@ fn tokens_look_at_the_tiles_that_the_references_mask_shows() {
     }
 }
 
+/// Tiles that a picture does not have are computed, but their features are kept only where
+/// somebody sees them. Those of its own tiles are the same either way.
+#[test]
+fn features_that_nobody_sees_can_be_left_out() {
+    let suites = suites();
+    for [(without, _), (all, _)] in suites.as_chunks().0 {
+        let prompts = without.prompts.iter().zip(&all.prompts);
+        for ((prompt, kept), (_, all)) in prompts {
+            for ((image, kept), all) in prompt.images.iter().zip(kept).zip(all) {
+                let all = all.narrow(2, 0, image.features).unwrap();
+                let difference = (kept - all).unwrap().abs().unwrap();
+                let largest: f32 = difference.max_all().unwrap().to_scalar().unwrap();
+                assert!(largest <= 1e-5, "features differ by {largest:e}");
+            }
+        }
+    }
+}
+
 #[test]
 fn logits_and_tokens_are_the_references() {
     for (suite, suffix) in suites().iter() {

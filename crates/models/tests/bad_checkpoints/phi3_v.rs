@@ -1,13 +1,12 @@
-//! Damaged, foreign and hostile checkpoints: each is refused with one sentence that names the file
-//! and the reason, and nothing is half-loaded.
-
-#![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+//! Phi-3-vision: files, weights, tokenizer and settings.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use vlmd_models::{LoadOptions, ModelFiles, load};
+
+use crate::checkpoint::Checkpoint;
 
 /// A checkpoint that loads, to be damaged.
 const SOUND: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/phi3_v");
@@ -20,63 +19,26 @@ const TEXT_FILES: [&str; 5] = [
     "tokenizer_config.json",
 ];
 
-/// A copy of the sound checkpoint in a directory of its own.
-struct Checkpoint(tempfile::TempDir);
+fn sound() -> Checkpoint {
+    Checkpoint::of("phi3_v")
+}
 
-impl Checkpoint {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        for file in TEXT_FILES.iter().chain(&["model.safetensors"]) {
-            fs::copy(Path::new(SOUND).join(file), directory.path().join(file)).unwrap();
-        }
-        Self(directory)
-    }
-
-    fn path(&self, file: &str) -> PathBuf {
-        self.0.path().join(file)
-    }
-
-    fn edit(&self, file: &str, edit: impl FnOnce(&mut Value)) {
-        let mut value = serde_json::from_slice(&fs::read(self.path(file)).unwrap()).unwrap();
-        edit(&mut value);
-        fs::write(self.path(file), serde_json::to_vec(&value).unwrap()).unwrap();
-    }
-
-    /// Rewrites the header of the weights, as it was one byte for one byte.
-    fn edit_weights(&self, from: &str, to: &str) {
-        assert_eq!(from.len(), to.len());
-        let path = self.path("model.safetensors");
-        let mut bytes = fs::read(&path).unwrap();
-        let at = bytes
-            .windows(from.len())
-            .position(|window| window == from.as_bytes())
-            .unwrap();
-        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
-        fs::write(path, bytes).unwrap();
-    }
-
-    fn load(&self) -> Result<(), String> {
-        let files = ModelFiles::Directory(self.0.path().to_owned());
-        match load(&files, &LoadOptions::default()) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
-    /// The message, which is one line and holds all of `words`.
-    #[track_caller]
-    fn assert_refused(&self, words: &[&str]) {
-        let message = self.load().unwrap_err();
-        assert!(!message.contains('\n'), "{message}");
-        for word in words {
-            assert!(message.contains(word), "`{word}` is not in: {message}");
-        }
-    }
+/// Rewrites the header of the weights, one byte for one byte.
+fn edit_weights(checkpoint: &Checkpoint, from: &str, to: &str) {
+    assert_eq!(from.len(), to.len());
+    let path = checkpoint.path("model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let at = bytes
+        .windows(from.len())
+        .position(|window| window == from.as_bytes())
+        .unwrap();
+    bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+    fs::write(path, bytes).unwrap();
 }
 
 #[test]
 fn the_sound_checkpoint_loads() {
-    assert_eq!(Checkpoint::new().load(), Ok(()));
+    assert_eq!(sound().load(), Ok(()));
 }
 
 #[test]
@@ -92,18 +54,18 @@ fn a_directory_that_is_not_there() {
 #[test]
 fn missing_files_are_named() {
     for file in ["config.json", "preprocessor_config.json", "tokenizer.json"] {
-        let checkpoint = Checkpoint::new();
+        let checkpoint = sound();
         fs::remove_file(checkpoint.path(file)).unwrap();
         checkpoint.assert_refused(&[&format!("`{file}` is missing from `")]);
     }
-    let checkpoint = Checkpoint::new();
+    let checkpoint = sound();
     fs::remove_file(checkpoint.path("model.safetensors")).unwrap();
     checkpoint.assert_refused(&["neither `model.safetensors` nor `model.safetensors.index.json`"]);
 }
 
 #[test]
 fn files_that_can_be_done_without() {
-    let checkpoint = Checkpoint::new();
+    let checkpoint = sound();
     fs::remove_file(checkpoint.path("generation_config.json")).unwrap();
     fs::remove_file(checkpoint.path("tokenizer_config.json")).unwrap();
     assert_eq!(checkpoint.load(), Ok(()));
@@ -112,7 +74,7 @@ fn files_that_can_be_done_without() {
 #[test]
 fn files_that_are_not_json() {
     for file in TEXT_FILES {
-        let checkpoint = Checkpoint::new();
+        let checkpoint = sound();
         fs::write(checkpoint.path(file), b"{\"version\": 1").unwrap();
         checkpoint.assert_refused(&[&format!("`{file}`")]);
     }
@@ -120,7 +82,7 @@ fn files_that_are_not_json() {
 
 #[test]
 fn a_text_file_beyond_all_measure_is_not_read() {
-    let checkpoint = Checkpoint::new();
+    let checkpoint = sound();
     let file = fs::File::create(checkpoint.path("tokenizer.json")).unwrap();
     file.set_len(1 << 40).unwrap();
     checkpoint.assert_refused(&["`tokenizer.json` has 1099511627776 bytes", "67108864"]);
@@ -128,7 +90,7 @@ fn a_text_file_beyond_all_measure_is_not_read() {
 
 #[test]
 fn an_unknown_architecture() {
-    let checkpoint = Checkpoint::new();
+    let checkpoint = sound();
     checkpoint.edit("config.json", |config| {
         config["architectures"] = json!(["LlamaForCausalLM"]);
         config["model_type"] = json!("llama");
@@ -152,7 +114,7 @@ fn sizes_that_do_not_fit_the_weights() {
             "`model.layers.0.self_attn.qkv_proj.weight`",
         ),
     ] {
-        let checkpoint = Checkpoint::new();
+        let checkpoint = sound();
         checkpoint.edit("config.json", |config| config[field] = json!(value));
         checkpoint.assert_refused(&[tensor, "model.safetensors"]);
     }
@@ -160,7 +122,7 @@ fn sizes_that_do_not_fit_the_weights() {
 
 #[test]
 fn a_tower_with_fewer_layers_than_are_asked_for() {
-    let checkpoint = Checkpoint::new();
+    let checkpoint = sound();
     checkpoint.edit("config.json", |config| {
         config["img_processor"]["layer_idx"] = json!(-5);
     });
@@ -176,16 +138,16 @@ fn a_missing_tensor_is_named() {
         "model.vision_embed_tokens.img_projection.2.bias",
         "embeddings.position_embedding.weight",
     ] {
-        let checkpoint = Checkpoint::new();
+        let checkpoint = sound();
         let other = format!("{}?", &tensor[..tensor.len() - 1]);
-        checkpoint.edit_weights(tensor, &other);
+        edit_weights(&checkpoint, tensor, &other);
         checkpoint.assert_refused(&[tensor]);
     }
 }
 
 #[test]
 fn damaged_weights() {
-    let checkpoint = Checkpoint::new();
+    let checkpoint = sound();
     let path = checkpoint.path("model.safetensors");
     let bytes = fs::read(&path).unwrap();
     for length in [0, 7, 100, bytes.len() / 2, bytes.len() - 1] {
@@ -217,14 +179,14 @@ fn index(checkpoint: &Checkpoint, shards: &[&str]) {
 
 #[test]
 fn shards_are_found_through_the_index() {
-    let checkpoint = Checkpoint::new();
+    let checkpoint = sound();
     index(&checkpoint, &["model-00001-of-00002.safetensors"]);
     assert_eq!(checkpoint.load(), Ok(()));
 }
 
 #[test]
 fn a_missing_shard_is_named() {
-    let checkpoint = Checkpoint::new();
+    let checkpoint = sound();
     index(
         &checkpoint,
         &[
@@ -237,7 +199,7 @@ fn a_missing_shard_is_named() {
 
 #[test]
 fn a_shard_outside_the_directory_is_not_opened() {
-    let checkpoint = Checkpoint::new();
+    let checkpoint = sound();
     index(&checkpoint, &["../model-00001-of-00002.safetensors"]);
     checkpoint.assert_refused(&[
         "`model.safetensors.index.json`",
@@ -249,7 +211,7 @@ fn a_shard_outside_the_directory_is_not_opened() {
 #[test]
 fn a_tokenizer_without_the_models_tokens() {
     for token in ["<|end|>", "<|user|>", "<|assistant|>"] {
-        let checkpoint = Checkpoint::new();
+        let checkpoint = sound();
         checkpoint.edit("tokenizer.json", |tokenizer| {
             let added = tokenizer["added_tokens"].as_array_mut().unwrap();
             let entry = added.iter_mut().find(|entry| entry["content"] == token);
@@ -261,7 +223,7 @@ fn a_tokenizer_without_the_models_tokens() {
 
 #[test]
 fn a_tokenizer_with_more_tokens_than_embeddings() {
-    let checkpoint = Checkpoint::new();
+    let checkpoint = sound();
     checkpoint.edit("tokenizer.json", |tokenizer| {
         let added = tokenizer["added_tokens"].as_array_mut().unwrap();
         for id in 813..900 {
@@ -276,7 +238,7 @@ fn a_tokenizer_with_more_tokens_than_embeddings() {
 
 #[test]
 fn a_template_that_does_not_compile() {
-    let checkpoint = Checkpoint::new();
+    let checkpoint = sound();
     checkpoint.edit("tokenizer_config.json", |config| {
         config["chat_template"] = json!("{% for message in %}");
     });
@@ -307,7 +269,7 @@ fn impossible_settings_of_the_image_processor() {
             "`image_std` must be above 0",
         ),
     ] {
-        let checkpoint = Checkpoint::new();
+        let checkpoint = sound();
         checkpoint.edit("preprocessor_config.json", |config| config[field] = value);
         checkpoint.assert_refused(&["`preprocessor_config.json`", words]);
     }
@@ -315,7 +277,7 @@ fn impossible_settings_of_the_image_processor() {
 
 #[test]
 fn impossible_token_ids() {
-    let checkpoint = Checkpoint::new();
+    let checkpoint = sound();
     checkpoint.edit("generation_config.json", |config| {
         config["eos_token_id"] = json!(-1);
     });
