@@ -8,6 +8,7 @@
 //! Each architecture has a folder with its registry entry; what several need is in `common`.
 //! [`catalog`] knows the models by the names that clients use for them.
 
+mod budget;
 pub mod catalog;
 mod common;
 mod error;
@@ -20,8 +21,12 @@ pub mod phi3_v;
 mod processor;
 pub mod registry;
 pub mod tiny;
+mod torch;
 
 pub use error::LoadError;
-pub use files::{MAX_TEXT_FILE_BYTES, ModelFiles, WEIGHTS_FILE, WEIGHTS_INDEX_FILE, shard_names};
+pub use files::{
+    MAX_TEXT_FILE_BYTES, ModelFiles, TORCH_WEIGHTS_FILE, TORCH_WEIGHTS_INDEX_FILE, WEIGHTS_FILE,
+    WEIGHTS_INDEX_FILE, shard_names,
+};
 pub use load::{LoadOptions, LoadedModel, OnProgress, load};
 pub use processor::{Chat, Entity, Grounded, Message, Part, PrepareError, Processor};
