@@ -17,6 +17,7 @@ pub mod kosmos2;
 pub mod llava;
 mod load;
 pub mod mllama;
+pub mod nemo;
 pub mod phi3_v;
 mod processor;
 pub mod registry;
