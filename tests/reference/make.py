@@ -89,6 +89,13 @@ def torch_files(arguments):
     make(arguments.out)
 
 
+def nemo_distributed(arguments):
+    """Weights in the distributed formats of Megatron core."""
+    from nemo_distributed import make
+
+    make(arguments.out)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
@@ -109,7 +116,7 @@ def main():
             other.add_argument("--variant", choices=variants, default=variants[0])
         other.set_defaults(make=model)
 
-    for kind in (resample, decode, broken, broken_nemo, torch_files):
+    for kind in (resample, decode, broken, broken_nemo, nemo_distributed, torch_files):
         other = kinds.add_parser(kind.__name__, help=kind.__doc__)
         other.add_argument("out", help="folder to write into")
         other.set_defaults(make=kind)

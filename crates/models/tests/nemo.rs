@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 use serde::Deserialize;
+use vlmd_kernels::weights::Weights;
 use vlmd_models::LoadError;
-use vlmd_models::nemo::{CONFIG_FILE, NemoArchive, is_nemo};
+use vlmd_models::nemo::{CONFIG_FILE, DistributedTensor, NemoArchive, is_nemo};
 
 const GOLDENS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden");
 
@@ -115,6 +116,149 @@ fn ranks_share_what_is_not_split() {
     }
     assert!(equal > 2 && split > 2, "{equal} {split}");
     assert_eq!(tensors.len() % 2, 0);
+}
+
+/// The values of a tensor in chunks, put together.
+fn assembled(weights: &Weights, tensor: &DistributedTensor) -> Vec<f32> {
+    let strides: Vec<usize> = (0..tensor.shape.len())
+        .map(|axis| tensor.shape[axis + 1..].iter().product())
+        .collect();
+    let mut whole = vec![f32::NAN; tensor.shape.iter().product()];
+    for chunk in &tensor.chunks {
+        let part = weights.tensor(&chunk.name, &chunk.sizes, Some(DType::F32), &Device::Cpu);
+        let values: Vec<f32> = part.unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        for (mut number, value) in values.into_iter().enumerate() {
+            let mut at = 0;
+            for axis in (0..chunk.sizes.len()).rev() {
+                at += (chunk.offsets[axis] + number % chunk.sizes[axis]) * strides[axis];
+                number /= chunk.sizes[axis];
+            }
+            whole[at] = value;
+        }
+    }
+    whole
+}
+
+#[test]
+fn distributed_checkpoints_hold_the_whole_tensors() {
+    let whole = Weights::open(&[golden("nemo_distributed/whole.safetensors")]).unwrap();
+    for kind in ["torch_dist", "zarr"] {
+        let path = golden(&format!("nemo_distributed/{kind}.nemo"));
+        let directory = unpacked(&path);
+        for path in [&path, directory.path()] {
+            let archive = NemoArchive::open(path).unwrap();
+            assert_eq!(archive.ranks(), (1, 1));
+            let weights = archive.weights().unwrap();
+            let tensors = archive.distributed().unwrap();
+            assert!(
+                tensors.keys().map(String::as_str).eq(whole.names()),
+                "{tensors:?}"
+            );
+            for (name, tensor) in tensors {
+                assert_eq!(whole.shape(name).as_ref(), Some(&tensor.shape), "{name}");
+                let expected = whole.tensor(name, &tensor.shape, Some(DType::F32), &Device::Cpu);
+                let expected: Vec<f32> =
+                    expected.unwrap().flatten_all().unwrap().to_vec1().unwrap();
+                assert_eq!(assembled(&weights, tensor), expected, "{kind}: {name}");
+                let dtypes = tensor.chunks.iter().map(|chunk| weights.dtype(&chunk.name));
+                assert!(
+                    dtypes.into_iter().all(|dtype| dtype == whole.dtype(name)),
+                    "{name}"
+                );
+            }
+            assert_eq!(weights.names().count(), 2 + 6 + 6 + 1 + 1);
+            let qkv = &tensors["model.decoder.layers.self_attention.linear_qkv.weight"];
+            assert_eq!(
+                qkv.chunks[3].name,
+                "dist.model.decoder.layers.self_attention.linear_qkv.weight#1,3,0"
+            );
+            assert_eq!(tensors["model.steps"].chunks[0].name, "dist.model.steps#");
+        }
+    }
+    assert!(
+        NemoArchive::open(&golden("neva/neva.nemo"))
+            .unwrap()
+            .distributed()
+            .is_none()
+    );
+}
+
+#[test]
+fn damaged_distributed_checkpoints_are_refused() {
+    let refused = |kind: &str, damage: &dyn Fn(&Path), words: &str| {
+        let directory = unpacked(&golden(&format!("nemo_distributed/{kind}.nemo")));
+        let folder = directory.path().join("model_weights");
+        damage(&folder);
+        let outcome = NemoArchive::open(directory.path()).and_then(|archive| archive.weights());
+        let message = outcome.unwrap_err().to_string();
+        assert!(message.contains(words), "{message}");
+    };
+    let edit = |path: PathBuf, edit: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = fs::read(&path).unwrap();
+        edit(&mut bytes);
+        fs::write(path, bytes).unwrap();
+    };
+    // Replaces bytes by as many others.
+    let replace = |from: &'static [u8], to: &'static [u8]| {
+        move |bytes: &mut Vec<u8>| {
+            assert_eq!(from.len(), to.len());
+            let at = bytes.windows(from.len()).position(|window| window == from);
+            let at = at.unwrap();
+            bytes[at..at + to.len()].copy_from_slice(to);
+        }
+    };
+
+    let cut = |folder: &Path| edit(folder.join("__0_0.distcp"), &|bytes| bytes.truncate(1000));
+    refused("torch_dist", &cut, "but the file has 1000 bytes");
+    let remove = |folder: &Path| fs::remove_file(folder.join("__0_1.distcp")).unwrap();
+    refused(
+        "torch_dist",
+        &remove,
+        "`model_weights/__0_1.distcp` is missing",
+    );
+    let leave = |folder: &Path| {
+        let other = replace(b"__0_0.distcp", b"../../passwd");
+        edit(folder.join(".metadata"), &other);
+    };
+    refused(
+        "torch_dist",
+        &leave,
+        "`model_weights/../../passwd` is missing",
+    );
+    let call = |folder: &Path| {
+        let other = replace(b"BytesStorageMetadata", b"LoadYourselfMetadata");
+        edit(folder.join(".metadata"), &other);
+    };
+    refused(
+        "torch_dist",
+        &call,
+        "LoadYourselfMetadata`, which is not read",
+    );
+    let forget = |folder: &Path| fs::write(folder.join(".metadata"), b"\x80\x02}.").unwrap();
+    refused(
+        "torch_dist",
+        &forget,
+        "not the metadata of torch.distributed.checkpoint",
+    );
+    let twice = |folder: &Path| fs::write(folder.join("../model_weights.ckpt"), b"").unwrap();
+    refused("torch_dist", &twice, "a distributed checkpoint as well");
+    let both = |folder: &Path| {
+        fs::create_dir(folder.join("a")).unwrap();
+        fs::write(folder.join("a/.zarray"), b"").unwrap();
+    };
+    refused("torch_dist", &both, "of two formats");
+
+    let remove = |folder: &Path| fs::remove_file(folder.join("model.steps/0")).unwrap();
+    refused("zarr", &remove, "`model_weights/model.steps/0` is missing");
+    let cut = |folder: &Path| edit(folder.join("model.steps/0"), &|bytes| bytes.truncate(7));
+    refused("zarr", &cut, "has 7 bytes");
+    let pack = |folder: &Path| {
+        let other = replace(b"\"compressor\": null", b"\"compressor\":    7");
+        edit(folder.join("model.steps/.zarray"), &other);
+    };
+    refused("zarr", &pack, "`compressor`");
+    let garble = |folder: &Path| fs::write(folder.join("model.steps/.zarray"), b"{").unwrap();
+    refused("zarr", &garble, "model.steps/.zarray` is not valid");
 }
 
 #[test]

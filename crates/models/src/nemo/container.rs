@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 use tar::{Archive, EntryType};
-use vlmd_kernels::weights::{WeightFile, Weights};
+use vlmd_kernels::weights::WeightFile;
 
 use super::gzip;
 use crate::budget::Budget;
@@ -75,12 +75,17 @@ impl Container {
         }
     }
 
+    /// Whether there is a file of that path.
+    pub(super) fn has(&self, name: &str) -> bool {
+        match &self.members {
+            Members::Archive { ranges, .. } => ranges.contains_key(name),
+            Members::Directory(paths) => paths.contains_key(name),
+        }
+    }
+
     /// The contents of a small file.
     pub(super) fn read(&self, name: &str) -> Result<Vec<u8>, LoadError> {
-        let missing = || LoadError::Missing {
-            file: name.to_owned(),
-            place: format!("`{}`", self.place),
-        };
+        let missing = || self.missing(name);
         match &self.members {
             Members::Archive { file, ranges } => {
                 let range = ranges.get(name).ok_or_else(missing)?;
@@ -101,30 +106,32 @@ impl Container {
         }
     }
 
-    /// The tensors of a file that `torch.save` wrote.
-    pub(super) fn checkpoint(&self, name: &str) -> Result<Weights, LoadError> {
-        let missing = || LoadError::Missing {
-            file: name.to_owned(),
-            place: format!("`{}`", self.place),
-        };
-        let (file, range) = match &self.members {
+    /// A file of any size, and where in it the member lies. Nothing is read.
+    pub(super) fn file(&self, name: &str) -> Result<(WeightFile, Range<usize>), LoadError> {
+        match &self.members {
             Members::Archive { file, ranges } => {
-                (file.clone(), ranges.get(name).ok_or_else(missing)?.clone())
+                let range = ranges.get(name).ok_or_else(|| self.missing(name))?;
+                Ok((file.clone(), range.clone()))
             }
             Members::Directory(paths) => {
-                let file = WeightFile::open(paths.get(name).ok_or_else(missing)?)?;
+                let path = paths.get(name).ok_or_else(|| self.missing(name))?;
+                let file = WeightFile::open(path)?;
                 let range = 0..file.bytes().len();
-                (file, range)
+                Ok((file, range))
             }
-        };
-        let tensors = torch::tensors(&self.path_of(name), file.bytes(), range)?;
-        let mut weights = Weights::empty();
-        weights.add_raw(file, tensors)?;
-        Ok(weights)
+        }
+    }
+
+    /// That a file is not there.
+    pub(super) fn missing(&self, name: &str) -> LoadError {
+        LoadError::Missing {
+            file: name.to_owned(),
+            place: format!("`{}`", self.place),
+        }
     }
 
     /// A member's path behind the container's.
-    fn path_of(&self, name: &str) -> String {
+    pub(super) fn path_of(&self, name: &str) -> String {
         format!("{}/{name}", self.place)
     }
 }

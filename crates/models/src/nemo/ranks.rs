@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use vlmd_kernels::weights::Weights;
+
 use super::container::Container;
-use crate::LoadError;
+use crate::{LoadError, torch};
 
 /// The weights of one rank.
-const WEIGHTS_FILE: &str = "model_weights.ckpt";
+pub(super) const WEIGHTS_FILE: &str = "model_weights.ckpt";
 
 /// Most ranks of either kind; the largest real ones are 64.
 const MAX_RANKS: usize = 1024;
@@ -26,7 +28,9 @@ impl Ranks {
     /// Looks for NeMo's names: `model_weights.ckpt`, or the same in `mp_rank_00` (tensor) or
     /// `tp_rank_00_pp_rank_000` (tensor and pipeline), see `inject_model_parallel_rank` in
     /// `nemo/utils/model_utils.py`.
-    pub(super) fn find(container: &Container) -> Result<Self, LoadError> {
+    ///
+    /// None if there is no such file.
+    pub(super) fn find(container: &Container) -> Result<Option<Self>, LoadError> {
         let invalid = |reason: String| LoadError::invalid(container.place(), reason);
         let mut files: BTreeMap<_, String> = BTreeMap::new();
         for name in container.names() {
@@ -45,10 +49,7 @@ impl Ranks {
             }
         }
         let Some(&(last, _)) = files.keys().next_back() else {
-            return Err(LoadError::Missing {
-                file: WEIGHTS_FILE.to_owned(),
-                place: format!("`{}`", container.place()),
-            });
+            return Ok(None);
         };
         let tensor = last + 1;
         let pipeline = files.keys().map(|&(_, rank)| rank + 1).max().unwrap_or(1);
@@ -60,18 +61,24 @@ impl Ranks {
                 )));
             }
         }
-        Ok(Self {
+        Ok(Some(Self {
             tensor,
             pipeline,
             files,
-        })
+        }))
     }
 
-    /// Tensor rank, pipeline rank, and the file's name.
-    pub(super) fn members(&self) -> impl Iterator<Item = (usize, usize, &str)> {
-        self.files
-            .iter()
-            .map(|(&(tensor, pipeline), name)| (tensor, pipeline, name.as_str()))
+    /// The tensors of all ranks, behind `tp{T}.pp{P}.`.
+    pub(super) fn weights(&self, container: &Container) -> Result<Weights, LoadError> {
+        let mut weights = Weights::empty();
+        for ((tensor, pipeline), name) in &self.files {
+            let (file, range) = container.file(name)?;
+            let tensors = torch::tensors(&container.path_of(name), file.bytes(), range)?;
+            let mut part = Weights::empty();
+            part.add_raw(file, tensors)?;
+            weights.merge(&format!("tp{tensor}.pp{pipeline}."), part)?;
+        }
+        Ok(weights)
     }
 }
 

@@ -26,8 +26,25 @@ pub(crate) enum Global {
     Size,
     /// `collections.OrderedDict`.
     OrderedDict,
+    /// A class of `torch.distributed.checkpoint`.
+    Saved(Saved),
     /// What may stand in a checkpoint and is never looked at.
     Opaque,
+}
+
+/// The classes in which `torch.distributed.checkpoint` says what it saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Saved {
+    /// Everything there is.
+    Metadata,
+    /// A whole tensor.
+    Tensor,
+    /// A part of one.
+    Chunk,
+    /// What a place is for.
+    Index,
+    /// A place in a file.
+    Place,
 }
 
 impl Global {
@@ -49,6 +66,17 @@ impl Global {
                 Some(kind) => storage(kind).map(Self::Storage),
                 None => dtype(name).map(Self::DType),
             },
+            (
+                "torch.distributed.checkpoint.metadata"
+                | "torch.distributed.checkpoint.filesystem"
+                | "torch.distributed._shard.sharded_tensor.metadata",
+                _,
+            ) => saved(name),
+            // Megatron core 0.15 adds to the class what its optimizers need.
+            ("megatron.core.dist_checkpointing.strategies.torch", "MCoreMetadata") => {
+                Some(Self::Saved(Saved::Metadata))
+            }
+            ("torch.serialization", "_get_layout") | ("pathlib", "PosixPath") => Some(Self::Opaque),
             ("collections", "OrderedDict") => Some(Self::OrderedDict),
             // So protocols below 4 write what later ones have instructions for.
             ("builtins" | "__builtin__", "set" | "frozenset" | "bytearray") => Some(Self::Opaque),
@@ -58,6 +86,23 @@ impl Global {
             _ => None,
         }
     }
+}
+
+/// A class of `torch.distributed.checkpoint`, or one that its classes refer to.
+fn saved(name: &str) -> Option<Global> {
+    Some(match name {
+        "Metadata" => Global::Saved(Saved::Metadata),
+        "TensorStorageMetadata" => Global::Saved(Saved::Tensor),
+        "ChunkStorageMetadata" => Global::Saved(Saved::Chunk),
+        "MetadataIndex" => Global::Saved(Saved::Index),
+        "_StorageInfo" => Global::Saved(Saved::Place),
+        "BytesStorageMetadata"
+        | "StorageMeta"
+        | "TensorProperties"
+        | "MEM_FORMAT_ENCODING"
+        | "_MEM_FORMAT_ENCODING" => Global::Opaque,
+        _ => return None,
+    })
 }
 
 /// What `torch.{kind}Storage` holds.

@@ -4,6 +4,7 @@
 //! tensor names a storage; each storage lies in the zip as a file of its own, as it was in memory.
 //! See `torch/serialization.py` and `torch/_utils.py`.
 
+pub(crate) mod distributed;
 mod entries;
 mod globals;
 mod pickle;
@@ -18,6 +19,7 @@ use vlmd_kernels::weights::RawTensor;
 
 use crate::{LoadError, MAX_TEXT_FILE_BYTES};
 use pickle::Pickle;
+use state_dict::StateDictError;
 
 pub(crate) use pickle::shown;
 
@@ -40,11 +42,37 @@ pub(crate) fn tensors(
     bytes: &[u8],
     within: Range<usize>,
 ) -> Result<Vec<RawTensor>, LoadError> {
+    read(file, bytes, within, state_dict::tensors)
+}
+
+/// The one tensor that was saved at `within` of `bytes`, with its range in `bytes`. It is to be
+/// called `name`.
+///
+/// # Errors
+/// As [`tensors`].
+pub(crate) fn tensor(
+    file: &str,
+    bytes: &[u8],
+    within: Range<usize>,
+    name: &str,
+) -> Result<RawTensor, LoadError> {
+    read(file, bytes, within, |pickle, archive| {
+        state_dict::tensor(pickle, archive, name)
+    })
+}
+
+/// Runs the checkpoint's pickle and looks for something in its value.
+fn read<T>(
+    file: &str,
+    bytes: &[u8],
+    within: Range<usize>,
+    find: impl FnOnce(&Pickle<'_>, &Archive<'_>) -> Result<T, StateDictError>,
+) -> Result<T, LoadError> {
     let archive = Archive::open(file, bytes, within)?;
     let program = archive.pickle()?;
     let invalid = |reason: String| LoadError::invalid(file, reason);
     let pickle = Pickle::read(&program).map_err(|error| invalid(error.to_string()))?;
-    state_dict::tensors(&pickle, &archive).map_err(|error| invalid(error.to_string()))
+    find(&pickle, &archive).map_err(|error| invalid(error.to_string()))
 }
 
 /// The zip of one checkpoint.

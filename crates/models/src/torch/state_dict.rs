@@ -21,6 +21,9 @@ pub(crate) enum StateDictError {
     /// It holds other things only.
     #[error("its dictionary holds no tensor")]
     NoTensors,
+    /// It is no tensor where one is wanted.
+    #[error("it is not a tensor")]
+    NoTensor,
     /// A name is there twice.
     #[error("the tensor `{0}` is there twice")]
     Twice(String),
@@ -114,6 +117,21 @@ pub(super) fn tensors(
     Ok(tensors)
 }
 
+/// The tensor that the pickle is.
+pub(super) fn tensor(
+    pickle: &Pickle<'_>,
+    archive: &Archive<'_>,
+    name: &str,
+) -> Result<RawTensor, StateDictError> {
+    let tensor = find(pickle, pickle.root()).ok_or(StateDictError::NoTensor)?;
+    tensor
+        .and_then(|tensor| locate(name, &tensor, archive))
+        .map_err(|problem| StateDictError::Tensor {
+            name: shown(name),
+            problem,
+        })
+}
+
 /// A tensor as the pickle describes it.
 struct Described<'a> {
     dtype: StoredDtype,
@@ -140,7 +158,7 @@ fn find<'a>(pickle: &Pickle<'a>, value: Value<'a>) -> Option<Result<Described<'a
 
 fn made<'a>(pickle: &Pickle<'a>, value: Value<'a>) -> Option<(Global, Value<'a>)> {
     match pickle.node(value)? {
-        Node::Made { of, arguments } => Some((*of, *arguments)),
+        Node::Made { of, arguments, .. } => Some((*of, *arguments)),
         _ => None,
     }
 }
@@ -206,11 +224,15 @@ fn describe<'a>(
 }
 
 /// The integers of a tuple, or of a `torch.Size` of one.
-fn integers<'a>(pickle: &Pickle<'a>, value: Value<'a>) -> Result<Vec<i64>, TensorProblem> {
+pub(super) fn integers<'a>(
+    pickle: &Pickle<'a>,
+    value: Value<'a>,
+) -> Result<Vec<i64>, TensorProblem> {
     let value = match pickle.node(value) {
         Some(&Node::Made {
             of: Global::Size,
             arguments,
+            ..
         }) => {
             let inner = pickle.tuple(arguments).and_then(<[_]>::first);
             *inner.ok_or(TensorProblem::Malformed)?

@@ -1,6 +1,7 @@
 //! Checkpoints that torch wrote (`tests/reference/torch_files.py`), whole and damaged.
 
 use std::fmt::Write as _;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
@@ -105,7 +106,45 @@ fn a_checkpoint_cut_anywhere_is_refused() {
     }
 }
 
+/// The `.metadata` of a distributed checkpoint.
+fn metadata() -> Vec<u8> {
+    let path = goldens().join("../nemo_distributed/torch_dist.nemo");
+    let mut archive = tar::Archive::new(std::fs::File::open(path).unwrap());
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        if entry.path().unwrap().ends_with(".metadata") {
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).unwrap();
+            return bytes;
+        }
+    }
+    panic!("no metadata");
+}
+
+#[test]
+fn metadata_cut_anywhere_is_refused() {
+    let whole = metadata();
+    assert_eq!(distributed::saved_tensors("file", &whole).unwrap().len(), 5);
+    for len in 0..whole.len() {
+        distributed::saved_tensors("file", &whole[..len]).unwrap_err();
+    }
+}
+
 proptest! {
+    #[test]
+    fn damage_to_metadata_ends_in_a_refusal_or_in_as_many_tensors(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+    ) {
+        let mut bytes = metadata();
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Ok(tensors) = distributed::saved_tensors("file", &bytes) {
+            prop_assert!(tensors.len() <= 5);
+        }
+    }
+
     #[test]
     fn damage_ends_in_a_refusal_or_in_tensors_within_the_file(
         file in prop::sample::select(vec!["types.pt", "views.pt", "lightning.pt", "zip64.pt"]),

@@ -191,9 +191,8 @@ impl<'a> Machine<'a> {
                 self.make(arguments)?;
             }
             b'b' => {
-                // Attributes, which no tensor of a checkpoint has.
-                self.pop()?;
-                self.top()?;
+                let attributes = self.pop()?;
+                self.build(attributes)?;
             }
             b'Q' => {
                 let id = self.pop()?;
@@ -411,7 +410,22 @@ impl<'a> Machine<'a> {
                 Some(Node::Tuple(none)) if none.is_empty() => self.push(Node::Dict(Vec::new())),
                 _ => Err(self.damaged("an ordered dictionary is made of something")),
             },
-            _ => self.push(Node::Made { of, arguments }),
+            _ => self.push(Node::Made {
+                of,
+                arguments,
+                state: Value::Opaque,
+            }),
         }
+    }
+
+    fn build(&mut self, attributes: Value<'a>) -> Result<()> {
+        let none = self.damaged("attributes are set of what has none");
+        match self.top_node()? {
+            Some(Node::Made { state, .. }) => *state = attributes,
+            // The versions of a module's parts.
+            Some(Node::Dict(_)) => {}
+            _ => return Err(none),
+        }
+        Ok(())
     }
 }

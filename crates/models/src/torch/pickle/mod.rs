@@ -80,6 +80,8 @@ pub(crate) enum Node<'a> {
     Made {
         of: Global,
         arguments: Value<'a>,
+        /// What its attributes were set from afterwards, mostly a dictionary.
+        state: Value<'a>,
     },
     /// Something outside of the pickle, which this value identifies.
     Persistent(Value<'a>),

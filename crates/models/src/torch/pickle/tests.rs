@@ -120,12 +120,33 @@ fn calls_are_remembered_and_not_made() {
     ];
     for bytes in calls {
         let pickle = Pickle::read(bytes).unwrap();
-        let Some(&Node::Made { of, arguments }) = pickle.node(pickle.root()) else {
+        let Some(&Node::Made {
+            of,
+            arguments,
+            state,
+        }) = pickle.node(pickle.root())
+        else {
             panic!("{pickle:?}");
         };
         assert_eq!(of, Global::Size);
         assert_eq!(pickle.tuple(arguments).unwrap(), [Value::Int(7)]);
+        assert_eq!(state, Value::Opaque);
     }
+}
+
+#[test]
+fn attributes_are_kept_beside_what_they_belong_to() {
+    // Both mentions are of one object.
+    let pickle = Pickle::read(b"c_io\nBytesIO\n)\x81q\x00h\x00K\x07b\x86.").unwrap();
+    let &[first, second] = pickle.tuple(pickle.root()).unwrap() else {
+        panic!("{pickle:?}");
+    };
+    assert_eq!(first, second);
+    let Some(Node::Made { state, .. }) = pickle.node(first) else {
+        panic!("{pickle:?}");
+    };
+    assert_eq!(*state, Value::Int(7));
+    assert!(refused(b"]K\x07b.").contains("of what has none"));
 }
 
 #[test]
