@@ -114,7 +114,8 @@ def container_files(files):
     good = nemo_file.archive(files)
     yield "truncated.nemo", good[: len(good) // 2], [REFUSED], "cut in the weights"
     wrong = bytearray(good)
-    wrong[1024 + 148] ^= 1
+    # The first block is that of the folder; in a header the checksum begins at byte 148.
+    wrong[512 + 148] ^= 1
     yield "wrong_checksum.nemo", bytes(wrong), [REFUSED], "damaged header of the first file"
     yield "empty.nemo", b"", [REFUSED], "no bytes"
     yield "text.nemo", b"This is not an archive.\n", [REFUSED], "text"

@@ -82,6 +82,20 @@ def broken_nemo(arguments):
     make(arguments.out)
 
 
+def torch_files(arguments):
+    """Checkpoints of torch.save, with the tensors they hold."""
+    from torch_files import make
+
+    make(arguments.out)
+
+
+def nemo_distributed(arguments):
+    """Weights in the distributed formats of Megatron core."""
+    from nemo_distributed import make
+
+    make(arguments.out)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
@@ -102,7 +116,7 @@ def main():
             other.add_argument("--variant", choices=variants, default=variants[0])
         other.set_defaults(make=model)
 
-    for kind in (resample, decode, broken, broken_nemo):
+    for kind in (resample, decode, broken, broken_nemo, nemo_distributed, torch_files):
         other = kinds.add_parser(kind.__name__, help=kind.__doc__)
         other.add_argument("out", help="folder to write into")
         other.set_defaults(make=kind)

@@ -21,7 +21,10 @@ pub enum LoadError {
         place: String,
     },
     /// The weights are neither in one file nor in shards with an index.
-    #[error("{place} holds neither `model.safetensors` nor `model.safetensors.index.json`")]
+    #[error(
+        "{place} holds neither `model.safetensors` nor `pytorch_model.bin`, nor an \
+         `.index.json` of either"
+    )]
     NoWeights {
         /// The directory, or that the model is the embedded one.
         place: String,

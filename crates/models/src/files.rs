@@ -8,9 +8,9 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use vlmd_kernels::weights::Weights;
+use vlmd_kernels::weights::{WeightFile, Weights};
 
-use crate::LoadError;
+use crate::{LoadError, torch};
 
 /// Most bytes of a configuration, tokenizer or index file. The largest real ones, tokenizers of
 /// 256k entries, have about 35 MB.
@@ -21,6 +21,12 @@ pub const WEIGHTS_FILE: &str = "model.safetensors";
 
 /// Which of several weight files holds which tensor.
 pub const WEIGHTS_INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// All weights in one file of PyTorch, as repositories have them that are older than safetensors.
+pub const TORCH_WEIGHTS_FILE: &str = "pytorch_model.bin";
+
+/// Which of several files of PyTorch holds which tensor.
+pub const TORCH_WEIGHTS_INDEX_FILE: &str = "pytorch_model.bin.index.json";
 
 /// The files of a checkpoint in the Hugging Face layout.
 #[derive(Debug, Clone)]
@@ -46,7 +52,9 @@ impl ModelFiles {
     /// When the file exists and cannot be read, or exceeds [`MAX_TEXT_FILE_BYTES`].
     pub fn read_optional(&self, name: &str) -> Result<Option<Cow<'static, [u8]>>, LoadError> {
         match self {
-            Self::Directory(directory) => read_bounded(directory, name),
+            Self::Directory(directory) => {
+                Ok(read_bounded(&directory.join(name), name)?.map(Cow::Owned))
+            }
             Self::Embedded(files) => Ok(find(files, name).map(Cow::Borrowed)),
         }
     }
@@ -84,7 +92,8 @@ impl ModelFiles {
         }
     }
 
-    /// Opens the weights: one file, or every shard that the index names. Nothing is copied.
+    /// Opens the weights: one file, or every shard that the index names. Safetensors are preferred
+    /// to what PyTorch pickled, which is read without being executed. Nothing is copied.
     ///
     /// # Errors
     /// When there are no weights, a shard is missing or named so that it would lie outside the
@@ -96,27 +105,53 @@ impl ModelFiles {
                 None => Err(self.no_weights()),
             },
             Self::Directory(directory) => {
-                let single = directory.join(WEIGHTS_FILE);
-                if single.is_file() {
-                    return Ok(Weights::open(&[single])?);
+                let paths = self.shards(directory, WEIGHTS_FILE, WEIGHTS_INDEX_FILE)?;
+                if !paths.is_empty() {
+                    return Ok(Weights::open(&paths)?);
                 }
-                let Some(index) = self.read_optional(WEIGHTS_INDEX_FILE)? else {
+                let (file, index) = (TORCH_WEIGHTS_FILE, TORCH_WEIGHTS_INDEX_FILE);
+                let paths = self.shards(directory, file, index)?;
+                if paths.is_empty() {
                     return Err(self.no_weights());
-                };
-                let mut paths = Vec::new();
-                for shard in shard_names(&index)? {
-                    let path = directory.join(&shard);
-                    if !path.is_file() {
-                        return Err(LoadError::Missing {
-                            file: shard,
-                            place: format!("{}, though the index names it", self.place()),
-                        });
-                    }
-                    paths.push(path);
                 }
-                Ok(Weights::open(&paths)?)
+                let mut weights = Weights::empty();
+                for path in paths {
+                    let file = WeightFile::open(&path)?;
+                    let whole = 0..file.bytes().len();
+                    let tensors = torch::tensors(file.name(), file.bytes(), whole)?;
+                    weights.add_raw(file, tensors)?;
+                }
+                Ok(weights)
             }
         }
+    }
+
+    /// The one file of weights, or those that the index names; none if there is neither.
+    fn shards(
+        &self,
+        directory: &Path,
+        single: &str,
+        index: &str,
+    ) -> Result<Vec<PathBuf>, LoadError> {
+        let path = directory.join(single);
+        if path.is_file() {
+            return Ok(vec![path]);
+        }
+        let Some(bytes) = self.read_optional(index)? else {
+            return Ok(Vec::new());
+        };
+        let mut paths = Vec::new();
+        for shard in shards_of(index, &bytes)? {
+            let path = directory.join(&shard);
+            if !path.is_file() {
+                return Err(LoadError::Missing {
+                    file: shard,
+                    place: format!("{}, though the index names it", self.place()),
+                });
+            }
+            paths.push(path);
+        }
+        Ok(paths)
     }
 
     fn place(&self) -> String {
@@ -139,17 +174,23 @@ impl ModelFiles {
 /// When the index is not one, names no file, or names one that is not a plain `.safetensors` file
 /// of its own directory.
 pub fn shard_names(index: &[u8]) -> Result<Vec<String>, LoadError> {
+    shards_of(WEIGHTS_INDEX_FILE, index)
+}
+
+/// The same for any index: of what kind its files are says its name.
+fn shards_of(index: &str, bytes: &[u8]) -> Result<Vec<String>, LoadError> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let index: Index = parse(WEIGHTS_INDEX_FILE, index)?;
-    let names: BTreeSet<String> = index.weight_map.into_values().collect();
+    let ending = match index {
+        TORCH_WEIGHTS_INDEX_FILE => ".bin",
+        _ => ".safetensors",
+    };
+    let parsed: Index = parse(index, bytes)?;
+    let names: BTreeSet<String> = parsed.weight_map.into_values().collect();
     if names.is_empty() {
-        return Err(LoadError::invalid(
-            WEIGHTS_INDEX_FILE,
-            "`weight_map` names no file",
-        ));
+        return Err(LoadError::invalid(index, "`weight_map` names no file"));
     }
     for name in &names {
         let mut parts = Path::new(name).components();
@@ -158,12 +199,10 @@ pub fn shard_names(index: &[u8]) -> Result<Vec<String>, LoadError> {
             (Some(Component::Normal(part)), None) if part.to_str() == Some(name)
         );
         // A backslash separates directories elsewhere; no real shard has one.
-        if !plain || name.contains('\\') || !name.ends_with(".safetensors") {
+        if !plain || name.contains('\\') || !name.ends_with(ending) {
             return Err(LoadError::invalid(
-                WEIGHTS_INDEX_FILE,
-                format!(
-                    "`weight_map` names `{name}`, which is not a `.safetensors` file beside it"
-                ),
+                index,
+                format!("`weight_map` names `{name}`, which is not a `{ending}` file beside it"),
             ));
         }
     }
@@ -182,12 +221,13 @@ fn parse<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, LoadError> 
     })
 }
 
-fn read_bounded(directory: &Path, name: &str) -> Result<Option<Cow<'static, [u8]>>, LoadError> {
+/// The contents of a small file, which messages call `name`; `None` if it does not exist.
+pub(crate) fn read_bounded(path: &Path, name: &str) -> Result<Option<Vec<u8>>, LoadError> {
     let io = |source| LoadError::Io {
         file: name.to_owned(),
         source,
     };
-    let file = match File::open(directory.join(name)) {
+    let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io(error)),
@@ -209,7 +249,7 @@ fn read_bounded(directory: &Path, name: &str) -> Result<Option<Cow<'static, [u8]
     if bytes.len() as u64 > MAX_TEXT_FILE_BYTES {
         return Err(too_large(bytes.len() as u64));
     }
-    Ok(Some(Cow::Owned(bytes)))
+    Ok(Some(bytes))
 }
 
 #[cfg(test)]
@@ -257,6 +297,60 @@ mod tests {
             error.to_string(),
             "`model.safetensors.index.json`: `weight_map` names no file"
         );
+    }
+
+    /// A directory with checkpoints of PyTorch under the given names.
+    fn torch_directory(files: &[(&str, &str)]) -> (tempfile::TempDir, ModelFiles) {
+        let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/torch_files");
+        let directory = tempfile::tempdir().unwrap();
+        for (name, golden) in files {
+            std::fs::copy(goldens.join(golden), directory.path().join(name)).unwrap();
+        }
+        let files = ModelFiles::Directory(directory.path().to_owned());
+        (directory, files)
+    }
+
+    #[test]
+    fn what_pytorch_pickled_is_read_where_there_are_no_safetensors() {
+        let (directory, files) = torch_directory(&[(TORCH_WEIGHTS_FILE, "protocol2.pt")]);
+        assert_eq!(
+            files.weights().unwrap().names().collect::<Vec<_>>(),
+            ["a", "b"]
+        );
+        // Preferred, and hence refused.
+        std::fs::write(directory.path().join(WEIGHTS_FILE), b"damaged").unwrap();
+        let error = files.weights().unwrap_err().to_string();
+        assert!(error.contains("safetensors"), "{error}");
+    }
+
+    #[test]
+    fn shards_of_pytorch_are_read_by_their_index() {
+        let (directory, files) = torch_directory(&[
+            ("pytorch_model-00001-of-00002.bin", "protocol2.pt"),
+            ("pytorch_model-00002-of-00002.bin", "module.pt"),
+        ]);
+        let index = directory.path().join(TORCH_WEIGHTS_INDEX_FILE);
+        let write = |second: &str| {
+            let first = "pytorch_model-00001-of-00002.bin";
+            let map = format!(r#"{{"weight_map": {{"a": "{first}", "steps": "{second}"}}}}"#);
+            std::fs::write(&index, map).unwrap();
+            files
+                .weights()
+                .map(|weights| weights.names().map(str::to_owned).collect::<Vec<_>>())
+        };
+        let names = write("pytorch_model-00002-of-00002.bin").unwrap();
+        assert_eq!(names, ["a", "b", "linear.bias", "linear.weight", "steps"]);
+        for (name, words) in [
+            (
+                "pytorch_model-00003-of-00003.bin",
+                "though the index names it",
+            ),
+            ("../pytorch_model.bin", "not a `.bin` file beside it"),
+            ("model.safetensors", "not a `.bin` file beside it"),
+        ] {
+            let error = write(name).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
     }
 
     #[test]

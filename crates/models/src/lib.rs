@@ -1,13 +1,15 @@
 //! The architectures, and the registry that picks one for a checkpoint.
 //!
-//! A checkpoint is a directory in the Hugging Face layout, or the one that is compiled in.
-//! [`load()`] reads its `config.json`, finds the architecture in [`registry`], and gives back the
-//! two halves that serve it: a [`Processor`], which turns conversations and pictures into prompts
-//! on any thread, and a [`Model`](vlmd_backend::Model), which the engine's worker owns.
+//! A checkpoint is a directory in the Hugging Face layout, NeMo's archive, or the one that is
+//! compiled in. [`load()`] reads its configuration, finds the architecture in [`registry`], and
+//! gives back the two halves that serve it: a [`Processor`], which turns conversations and
+//! pictures into prompts on any thread, and a [`Model`](vlmd_backend::Model), which the engine's
+//! worker owns.
 //!
 //! Each architecture has a folder with its registry entry; what several need is in `common`.
 //! [`catalog`] knows the models by the names that clients use for them.
 
+mod budget;
 pub mod catalog;
 mod common;
 mod error;
@@ -16,12 +18,17 @@ pub mod kosmos2;
 pub mod llava;
 mod load;
 pub mod mllama;
+pub mod nemo;
 pub mod phi3_v;
 mod processor;
 pub mod registry;
 pub mod tiny;
+mod torch;
 
 pub use error::LoadError;
-pub use files::{MAX_TEXT_FILE_BYTES, ModelFiles, WEIGHTS_FILE, WEIGHTS_INDEX_FILE, shard_names};
+pub use files::{
+    MAX_TEXT_FILE_BYTES, ModelFiles, TORCH_WEIGHTS_FILE, TORCH_WEIGHTS_INDEX_FILE, WEIGHTS_FILE,
+    WEIGHTS_INDEX_FILE, shard_names,
+};
 pub use load::{Admit, LoadOptions, LoadedModel, Need, OnProgress, load};
 pub use processor::{Chat, Entity, Grounded, Message, Part, PrepareError, Processor};

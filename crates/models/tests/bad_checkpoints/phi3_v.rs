@@ -60,7 +60,7 @@ fn missing_files_are_named() {
     }
     let checkpoint = sound();
     fs::remove_file(checkpoint.path("model.safetensors")).unwrap();
-    checkpoint.assert_refused(&["neither `model.safetensors` nor `model.safetensors.index.json`"]);
+    checkpoint.assert_refused(&["neither `model.safetensors` nor `pytorch_model.bin`"]);
 }
 
 #[test]
