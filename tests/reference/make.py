@@ -82,6 +82,13 @@ def broken_nemo(arguments):
     make(arguments.out)
 
 
+def sentencepiece(arguments):
+    """Tiny SentencePiece models, with the ids and texts of the sentencepiece library."""
+    from sentencepiece_goldens import make
+
+    make(arguments.out)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
@@ -102,7 +109,7 @@ def main():
             other.add_argument("--variant", choices=variants, default=variants[0])
         other.set_defaults(make=model)
 
-    for kind in (resample, decode, broken, broken_nemo):
+    for kind in (resample, decode, broken, broken_nemo, sentencepiece):
         other = kinds.add_parser(kind.__name__, help=kind.__doc__)
         other.add_argument("out", help="folder to write into")
         other.set_defaults(make=kind)
