@@ -231,6 +231,7 @@ def texts():
 
 def is_shielded(symbol):
     """Whether a server keeps users from writing a symbol: markup, as `is_markup` in `vlmd`."""
+    symbol = symbol.replace("▁", " ")
     pairs = ("<>", "[]", "{}")
     looks_so = any(symbol.startswith(pair[0]) and symbol.endswith(pair[1]) for pair in pairs)
     return looks_so and len(symbol) > 2 and not any(c.isspace() for c in symbol)

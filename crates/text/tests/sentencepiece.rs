@@ -2,6 +2,12 @@
 //!
 //! `tests/reference/sentencepiece_goldens.py` makes them, and says what each field means.
 
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "the helpers of tests fail as tests do"
+)]
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

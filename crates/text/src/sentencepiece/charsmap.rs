@@ -62,7 +62,7 @@ impl Charsmap {
             .iter()
             .map(|unit| Unit(u32::from_le_bytes(*unit)))
             .collect();
-        if units.is_empty() || units.len() % BLOCK != 0 || !odd.is_empty() {
+        if units.is_empty() || !units.len().is_multiple_of(BLOCK) || !odd.is_empty() {
             return Err("has a trie that is not made of whole blocks");
         }
         let replacements = str::from_utf8(replacements)

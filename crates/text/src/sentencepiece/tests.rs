@@ -109,13 +109,13 @@ fn damaged_pieces_are_refused() {
     });
     refused("piece 3 is empty", |model| model.pieces[3].piece.clear());
     refused("piece 3 holds a NUL", |model| {
-        model.pieces[3].piece.push('\0')
+        model.pieces[3].piece.push('\0');
     });
     refused("piece 3 has more than 1024 bytes", |model| {
         model.pieces[3].piece = "a".repeat(1025);
     });
     refused("piece 3 is of no known type", |model| {
-        model.pieces[3].kind = Some(7)
+        model.pieces[3].kind = Some(7);
     });
     for score in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         refused("piece 5 has a score", |model| model.pieces[5].score = score);
