@@ -31,7 +31,7 @@ MODELS = {
     "llava_next": ("llava", "LlavaNext", ["mistral", "vicuna", "yi"]),
     "mllama": ("mllama", "Mllama", ["instruct", "base"]),
     "kosmos2": ("kosmos2", "Kosmos2", []),
-    "neva": ("neva", "Neva", ["nvgpt", "legacy", "tp2", "llama"]),
+    "neva": ("neva", "Neva", ["nvgpt", "legacy", "tp2", "llama", "pp2", "dist"]),
 }
 
 
@@ -96,6 +96,13 @@ def nemo_distributed(arguments):
     make(arguments.out)
 
 
+def sentencepiece(arguments):
+    """Tiny SentencePiece models, with the ids and texts of the sentencepiece library."""
+    from sentencepiece_goldens import make
+
+    make(arguments.out)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
@@ -116,7 +123,16 @@ def main():
             other.add_argument("--variant", choices=variants, default=variants[0])
         other.set_defaults(make=model)
 
-    for kind in (resample, decode, broken, broken_nemo, nemo_distributed, torch_files):
+    plain = (
+        resample,
+        decode,
+        broken,
+        broken_nemo,
+        nemo_distributed,
+        torch_files,
+        sentencepiece,
+    )
+    for kind in plain:
         other = kinds.add_parser(kind.__name__, help=kind.__doc__)
         other.add_argument("out", help="folder to write into")
         other.set_defaults(make=kind)

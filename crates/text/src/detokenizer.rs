@@ -2,8 +2,10 @@
 //!
 //! [`Detokenizer`] promises that its output, put together, is what [`Tokenizer::decode`] makes of
 //! all the ids at once, and that each piece is whole characters. A token alone cannot be decoded,
-//! so three strategies exist, by the tokenizer's decoder:
+//! so four strategies exist, by the tokenizer and its decoder:
 //!
+//! - *SentencePiece*: what a piece means depends on little of what was before, which its decoder
+//!   keeps.
 //! - *Byte level* (GPT-2 and its heirs): tokens are bytes. Bytes are buffered and everything up to
 //!   an unfinished character goes out.
 //! - *Byte fallback* (SentencePiece BPE): a run of byte tokens is text if all of it is valid UTF-8,
@@ -11,7 +13,7 @@
 //!   run is held until then; it is rarely longer than a word.
 //! - *Everything else* is text per token.
 //!
-//! Except at byte level, how a token is spelled depends on whether something stands before it (a
+//! In the last two, how a token is spelled depends on whether something stands before it (a
 //! leading space is stripped at the start of the text only). New tokens are therefore decoded
 //! behind the tokens of the piece before, whose own text is then taken off. Each token is decoded
 //! at most three times, whatever the length of the answer.
@@ -22,7 +24,8 @@ use tokenizers::DecoderWrapper;
 
 use crate::byte_level::token_bytes;
 use crate::error::TextError;
-use crate::tokenizer::Tokenizer;
+use crate::sentencepiece::Decoder;
+use crate::tokenizer::{Engine, Tokenizer};
 
 /// Context tokens that are kept when the last piece had no text of its own.
 const MAX_CONTEXT: usize = 8;
@@ -45,6 +48,7 @@ pub struct Detokenizer {
 
 #[derive(Debug)]
 enum State {
+    SentencePiece(Decoder),
     Bytes(Vec<u8>),
     Window(Window),
 }
@@ -73,17 +77,9 @@ impl Detokenizer {
     /// stripped at the start of the answer.
     #[must_use]
     pub fn new(tokenizer: Arc<Tokenizer>, skip_special: bool) -> Self {
-        let state = match tokenizer.decoder() {
-            Some(decoder) if is_byte_level(decoder) => State::Bytes(Vec::new()),
-            decoder => State::Window(Window {
-                rule: if decoder.is_some_and(has_byte_fallback) {
-                    Rule::ByteRun
-                } else {
-                    Rule::Replacement
-                },
-                context: Vec::new(),
-                pending: Vec::new(),
-            }),
+        let state = match tokenizer.engine() {
+            Engine::SentencePiece(model) => State::SentencePiece(model.decoder(skip_special)),
+            Engine::Library(library) => State::of(library.decoder()),
         };
         Self {
             tokenizer,
@@ -97,23 +93,34 @@ impl Detokenizer {
     /// # Errors
     /// [`TextError::Decode`] where the tokenizer's decoder fails.
     pub fn push(&mut self, id: u32) -> Result<Option<String>, TextError> {
-        if self.skip_special && self.tokenizer.is_special(id) {
-            return Ok(None);
-        }
-        let Some(token) = self.tokenizer.id_to_token(id) else {
-            return Ok(None);
+        let Self {
+            tokenizer,
+            skip_special,
+            state,
+        } = self;
+        let token = || {
+            let is_skipped = *skip_special && tokenizer.is_special(id);
+            (!is_skipped).then(|| tokenizer.id_to_token(id)).flatten()
         };
-        let text = match &mut self.state {
+        let text = match state {
+            State::SentencePiece(decoder) => {
+                let mut text = String::new();
+                decoder.push(id, &mut text);
+                text
+            }
             State::Bytes(bytes) => {
-                bytes.extend(token_bytes(&token));
+                bytes.extend(token().iter().flat_map(|token| token_bytes(token)));
                 take_characters(bytes)
             }
             State::Window(window) => {
+                let Some(token) = token() else {
+                    return Ok(None);
+                };
                 window.pending.push(id);
                 if window.rule == Rule::ByteRun && is_byte_token(&token) {
                     return Ok(None);
                 }
-                window.advance(&self.tokenizer, false)?
+                window.advance(tokenizer, false)?
             }
         };
         Ok(Some(text).filter(|text| !text.is_empty()))
@@ -126,6 +133,11 @@ impl Detokenizer {
     /// As [`push`](Self::push).
     pub fn flush(&mut self) -> Result<Option<String>, TextError> {
         let text = match &mut self.state {
+            State::SentencePiece(decoder) => {
+                let mut text = String::new();
+                decoder.finish(&mut text);
+                text
+            }
             State::Bytes(bytes) => {
                 let text = String::from_utf8_lossy(bytes).into_owned();
                 bytes.clear();
@@ -135,6 +147,23 @@ impl Detokenizer {
             State::Window(window) => window.advance(&self.tokenizer, true)?,
         };
         Ok(Some(text).filter(|text| !text.is_empty()))
+    }
+}
+
+impl State {
+    fn of(decoder: Option<&DecoderWrapper>) -> Self {
+        if decoder.is_some_and(is_byte_level) {
+            return Self::Bytes(Vec::new());
+        }
+        Self::Window(Window {
+            rule: if decoder.is_some_and(has_byte_fallback) {
+                Rule::ByteRun
+            } else {
+                Rule::Replacement
+            },
+            context: Vec::new(),
+            pending: Vec::new(),
+        })
     }
 }
 

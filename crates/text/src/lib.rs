@@ -18,6 +18,8 @@ mod added;
 mod byte_level;
 mod detokenizer;
 mod error;
+mod library;
+mod sentencepiece;
 mod shield;
 mod stop;
 mod template;

@@ -11,10 +11,9 @@
 //! removed from whatever a client sends first, so it cannot be used to undo or fake a shield.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, MatchKind};
-use tokenizers::normalizer::Range as Referential;
-use tokenizers::{NormalizedString, Normalizer, NormalizerWrapper};
 
 use crate::error::TextError;
 
@@ -24,43 +23,36 @@ pub(crate) const SENTINEL: char = '\u{FDD0}';
 /// Breaks a set of literals.
 #[derive(Debug)]
 pub(crate) struct Shield {
-    /// Sorted, so that those with a given beginning are neighbours.
-    literals: Vec<String>,
-    longest: usize,
-    search: AhoCorasick,
-    normalized: Option<NormalizedShield>,
+    literals: Literals,
+    disguises: Option<Box<dyn Disguises>>,
 }
 
-/// For tokens that the tokenizer looks for in normalised text: a client must not be able to spell
-/// them in characters that only become the literal by normalisation.
+/// Where a client can spell a token in characters that only become its literal when the tokenizer
+/// normalises them.
+pub(crate) trait Disguises: std::fmt::Debug + Send + Sync {
+    /// Adds where such spellings begin in `text`.
+    fn find(&self, text: &str, starts: &mut Vec<usize>);
+}
+
+/// Strings to look for.
 #[derive(Debug)]
-struct NormalizedShield {
-    normalizer: NormalizerWrapper,
+pub(crate) struct Literals {
+    /// Sorted, so that those with a given beginning are neighbours.
+    sorted: Vec<String>,
+    longest: usize,
     search: AhoCorasick,
 }
 
 impl Shield {
-    /// Breaks `literals`, and whatever `normalizer` turns into one of `normalized`.
+    /// Breaks `literals`, and what `disguises` finds.
     pub(crate) fn new(
-        mut literals: Vec<String>,
-        normalized: &[String],
-        normalizer: Option<&NormalizerWrapper>,
+        literals: Vec<String>,
+        disguises: Option<Box<dyn Disguises>>,
     ) -> Result<Self, TextError> {
-        literals.retain(|literal| !literal.is_empty());
-        literals.sort_unstable();
-        literals.dedup();
-        let normalized = match normalizer {
-            Some(normalizer) if !normalized.is_empty() => Some(NormalizedShield {
-                normalizer: normalizer.clone(),
-                search: overlapping(normalized)?,
-            }),
-            _ => None,
-        };
+        let literals = Literals::new(literals)?;
         Ok(Self {
-            longest: literals.iter().map(String::len).max().unwrap_or(0),
-            search: overlapping(&literals)?,
             literals,
-            normalized,
+            disguises,
         })
     }
 
@@ -71,13 +63,13 @@ impl Shield {
     pub(crate) fn apply<'t>(&self, text: &'t str) -> Cow<'t, str> {
         let text = remove(text);
         let mut starts: Vec<usize> = self
-            .search
-            .find_overlapping_iter(text.as_ref())
-            .map(|found| found.start())
+            .literals
+            .find(&text)
+            .map(|found| found.start)
+            .chain(self.literals.unfinished(&text))
             .collect();
-        starts.extend(self.unfinished(&text));
-        if let Some(normalized) = &self.normalized {
-            normalized.find(&text, &mut starts);
+        if let Some(disguises) = &self.disguises {
+            disguises.find(&text, &mut starts);
         }
         if starts.is_empty() {
             return text;
@@ -95,36 +87,42 @@ impl Shield {
         broken.push_str(&text[done..]);
         Cow::Owned(broken)
     }
+}
 
-    /// Where `text` ends with the beginning of a literal.
-    fn unfinished<'s>(&'s self, text: &'s str) -> impl Iterator<Item = usize> + 's {
+impl Literals {
+    pub(crate) fn new(mut literals: Vec<String>) -> Result<Self, TextError> {
+        literals.retain(|literal| !literal.is_empty());
+        literals.sort_unstable();
+        literals.dedup();
+        let search = AhoCorasick::builder()
+            .match_kind(MatchKind::Standard)
+            .build(&literals)
+            .map_err(|error| TextError::InvalidTokenizer(error.to_string()))?;
+        Ok(Self {
+            longest: literals.iter().map(String::len).max().unwrap_or(0),
+            search,
+            sorted: literals,
+        })
+    }
+
+    /// All of them in `text`, overlapping ones included.
+    pub(crate) fn find<'s>(&'s self, text: &'s str) -> impl Iterator<Item = Range<usize>> + 's {
+        self.search
+            .find_overlapping_iter(text)
+            .map(|found| found.range())
+    }
+
+    /// Where `text` ends with the beginning of one.
+    pub(crate) fn unfinished<'s>(&'s self, text: &'s str) -> impl Iterator<Item = usize> + 's {
         text.char_indices()
             .rev()
             .map(|(start, _)| start)
             .take_while(|start| text.len() - start < self.longest)
             .filter(|&start| {
                 let tail = &text[start..];
-                let next = self.literals.partition_point(|l| l.as_str() < tail);
-                self.literals.get(next).is_some_and(|l| l.starts_with(tail))
+                let next = self.sorted.partition_point(|l| l.as_str() < tail);
+                self.sorted.get(next).is_some_and(|l| l.starts_with(tail))
             })
-    }
-}
-
-impl NormalizedShield {
-    fn find(&self, text: &str, starts: &mut Vec<usize>) {
-        let mut normalized = NormalizedString::from(text);
-        if self.normalizer.normalize(&mut normalized).is_err() {
-            // Encoding will report it: the same normaliser runs there.
-            return;
-        }
-        for found in self.search.find_overlapping_iter(normalized.get()) {
-            let range = Referential::Normalized(found.range());
-            if let Some(original) = normalized.convert_offsets(range)
-                && original.start < text.len()
-            {
-                starts.push(original.start);
-            }
-        }
     }
 }
 
@@ -135,11 +133,4 @@ pub(crate) fn remove(text: &str) -> Cow<'_, str> {
     } else {
         Cow::Borrowed(text)
     }
-}
-
-fn overlapping(patterns: &[String]) -> Result<AhoCorasick, TextError> {
-    AhoCorasick::builder()
-        .match_kind(MatchKind::Standard)
-        .build(patterns)
-        .map_err(|error| TextError::InvalidTokenizer(error.to_string()))
 }

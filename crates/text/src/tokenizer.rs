@@ -1,19 +1,17 @@
 //! The model's tokenizer, and the border between control tokens and text.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use serde_json::{Map, Value};
-use tokenizers::{
-    AddedToken, DecoderWrapper, Encoding, Model, Normalizer, OffsetType, PreTokenizedString,
-    PreTokenizer, Token,
-};
 
-use crate::added::AddedTokens;
 use crate::error::TextError;
-use crate::shield::{self, SENTINEL, Shield};
+use crate::library::Library;
+use crate::sentencepiece::SentencePiece;
+use crate::shield::{self, Shield};
 
-/// A Hugging Face `tokenizer.json`, with control tokens kept apart from what users write.
+/// A Hugging Face `tokenizer.json` or a SentencePiece `tokenizer.model`, with control tokens kept
+/// apart from what users write.
 ///
 /// # Shielding
 ///
@@ -22,25 +20,27 @@ use crate::shield::{self, SENTINEL, Shield};
 /// those around them as control tokens. Shielded are
 ///
 /// - every added token marked `special`,
-/// - every other added token that looks like markup, `<...>`, `[...]` or `{...}` (`</s>`,
-///   `<tool_call>`): files mark control tokens carelessly,
+/// - every other added token, or user-defined symbol of SentencePiece, that looks like markup,
+///   `<...>`, `[...]` or `{...}` (`</s>`, `<tool_call>`): files mark control tokens carelessly,
 /// - literals named with [`with_shielded`](Self::with_shielded),
 ///
 /// less those named with [`with_recognised`](Self::with_recognised). Other added tokens (runs of
 /// spaces, words added by fine-tuning) are vocabulary, and users' text may use them.
 ///
-/// Text without a shielded literal is tokenised exactly as the tokenizers library does it.
+/// Text without a shielded literal is tokenised exactly as the tokenizers library, or the
+/// sentencepiece library, does it.
 #[derive(Debug)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
-    raw: AddedTokens,
-    normalized: AddedTokens,
+    engine: Engine,
     shield: Shield,
     shielded: HashSet<String>,
     recognised: HashSet<String>,
-    /// Shielded literals that the model's own vocabulary holds too.
-    in_vocabulary: HashMap<u32, String>,
-    special: HashSet<u32>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Engine {
+    Library(Box<Library>),
+    SentencePiece(Box<SentencePiece>),
 }
 
 impl Tokenizer {
@@ -53,45 +53,41 @@ impl Tokenizer {
     /// [`TextError::InvalidTokenizer`] where the file is not one, or has a decoder that strips
     /// characters from the right, which cannot be streamed.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, TextError> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(invalid)?;
-        inner.with_truncation(None).map_err(invalid)?;
-        inner.with_padding(None);
-        if inner.get_decoder().is_some_and(strips_right) {
-            return Err(TextError::InvalidTokenizer(
-                "a `Strip` decoder with `stop` above 0 is not supported".into(),
-            ));
-        }
+        let library = Library::from_bytes(bytes)?;
+        let shielded = library
+            .added_tokens()
+            .filter(|(token, special)| *special || is_markup(token))
+            .map(|(token, _)| token)
+            .collect();
+        Self::new(Engine::Library(Box::new(library)), shielded)
+    }
 
-        let mut added: Vec<(u32, AddedToken)> =
-            inner.get_added_tokens_decoder().into_iter().collect();
-        added.sort_unstable_by_key(|(id, _)| *id);
-        let special = added
-            .iter()
-            .map(|(id, _)| *id)
-            .filter(|&id| {
-                // The library compares the text of the token, not its flag, when it decodes.
-                let vocabulary = inner.get_added_vocabulary();
-                inner
-                    .id_to_token(id)
-                    .is_some_and(|token| vocabulary.is_special_token(&token))
-            })
-            .collect();
-        let shielded = added
-            .iter()
-            .filter(|(_, token)| token.special || is_markup(&token.content))
-            .map(|(_, token)| token.content.clone())
-            .collect();
-        let (raw, normalized) = searches(&inner, added)?;
-        let shield = Shield::new(Vec::new(), &[], None)?;
+    /// Reads the contents of a SentencePiece model, BPE or Unigram: the `tokenizer.model` of a
+    /// `.nemo` archive.
+    ///
+    /// Ids and texts are those of the sentencepiece library, version 0.2.3. User-defined symbols
+    /// are found wherever they stand, blanks are treated as the model wants it, and the blank that
+    /// most models put in front of a text is put there once, whatever the text begins with.
+    /// Control symbols (`<s>`, `</s>`) are never found in a text, and no id is put around one: the
+    /// argument `add_special_tokens` of [`encode`](Self::encode) makes no difference.
+    ///
+    /// # Errors
+    /// [`TextError::InvalidTokenizer`] where the file is not one, is damaged, has more than 16 MiB,
+    /// 2^20 pieces or 1024 bytes for a piece, is a model of words or characters, or has rules for
+    /// decoded text (`denormalizer_spec`), which cannot be streamed.
+    pub fn from_sentencepiece(bytes: &[u8]) -> Result<Self, TextError> {
+        let model = SentencePiece::from_bytes(bytes)?;
+        let shielded = model.symbols().filter(|symbol| is_markup(symbol)).collect();
+        Self::new(Engine::SentencePiece(Box::new(model)), shielded)
+    }
+
+    fn new(engine: Engine, shielded: HashSet<String>) -> Result<Self, TextError> {
+        let shield = Shield::new(Vec::new(), None)?;
         Self {
-            inner,
-            raw,
-            normalized,
+            engine,
             shield,
             shielded,
             recognised: HashSet::new(),
-            in_vocabulary: HashMap::new(),
-            special,
         }
         .rebuild_shield()
     }
@@ -126,20 +122,11 @@ impl Tokenizer {
             .difference(&self.recognised)
             .cloned()
             .collect();
-        let mut normalized = Vec::new();
-        for (_, token) in self.inner.get_added_tokens_decoder() {
-            if token.normalized && literals.contains(&token.content) {
-                normalized.push(normalize(&self.inner, &token.content)?);
-            }
-        }
-        self.in_vocabulary = literals
-            .iter()
-            .filter_map(|literal| {
-                let id = self.inner.get_model().token_to_id(literal)?;
-                Some((id, literal.clone()))
-            })
-            .collect();
-        self.shield = Shield::new(literals, &normalized, self.inner.get_normalizer())?;
+        let disguises = match &mut self.engine {
+            Engine::Library(library) => library.shield(&literals),
+            Engine::SentencePiece(model) => model.shield(&literals),
+        }?;
+        self.shield = Shield::new(literals, disguises)?;
         Ok(self)
     }
 
@@ -182,135 +169,67 @@ impl Tokenizer {
     /// Token ids of `text`, which may hold shielded stretches.
     ///
     /// With `add_special_tokens` the tokenizer's post-processor puts its own tokens around the text
-    /// (usually a beginning-of-sequence token in front).
+    /// (usually a beginning-of-sequence token in front). SentencePiece models have none.
     ///
     /// # Errors
     /// [`TextError::Encode`] where the tokenizer cannot represent the text.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
-        let encoding = if text.contains(SENTINEL) {
-            self.encode_shielded(text)
-                .and_then(|encoding| self.inner.post_process(encoding, None, add_special_tokens))
-        } else {
-            self.inner.encode_fast(text, add_special_tokens)
-        };
-        let encoding = encoding.map_err(|error| TextError::Encode(error.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+        match &self.engine {
+            Engine::Library(library) => library.encode(text, add_special_tokens),
+            Engine::SentencePiece(model) => Ok(model.encode(text)),
+        }
     }
 
-    /// The stages of the library's `encode`, with the sentinels taken out in between.
-    fn encode_shielded(&self, text: &str) -> tokenizers::Result<Encoding> {
-        // Some pre-tokenizers treat the piece at offset 0 differently.
-        let mut text = PreTokenizedString::from(text.trim_start_matches(SENTINEL));
-        text.split(|_, piece| Ok(self.raw.split(&piece)))?;
-        text.split(|_, mut piece| {
-            if piece.get().contains(SENTINEL) {
-                piece.filter(|c| c != SENTINEL);
-            }
-            if let Some(normalizer) = self.inner.get_normalizer() {
-                normalizer.normalize(&mut piece)?;
-            }
-            Ok(self.normalized.split(&piece))
-        })?;
-        if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
-            pre_tokenizer.pre_tokenize(&mut text)?;
-        }
-        text.tokenize(|piece| self.tokenize_plain(piece.get()))?;
-        text.into_encoding(None, 0, OffsetType::None)
-    }
-
-    /// Tokenises text without added tokens in it.
-    ///
-    /// A model whose own vocabulary holds control tokens (Unigram lists `</s>`, with the best score
-    /// there is) may find one there in shielded text. The text is then cut in the middle of it.
-    fn tokenize_plain(&self, text: &str) -> tokenizers::Result<Vec<Token>> {
-        let tokens = self.inner.get_model().tokenize(text)?;
-        let cuts: Vec<usize> = tokens
-            .iter()
-            .filter_map(|token| {
-                let literal = self.in_vocabulary.get(&token.id)?;
-                let (start, end) = token.offsets;
-                // The unknown token is a control token too, and stands for anything.
-                let found = text.get(start..end)? == literal;
-                let cut = start + literal.chars().next()?.len_utf8();
-                (found && cut < end).then_some(cut)
-            })
-            .collect();
-        if cuts.is_empty() {
-            return Ok(tokens);
-        }
-        let mut result = Vec::with_capacity(tokens.len() + cuts.len());
-        let mut done = 0;
-        for cut in cuts.into_iter().chain([text.len()]) {
-            result.extend(self.tokenize_plain(&text[done..cut])?);
-            done = cut;
-        }
-        Ok(result)
-    }
-
-    /// Text of `ids` as the tokenizers library decodes them; unknown ids decode to nothing.
+    /// Text of `ids` as the tokenizer's library decodes them; unknown ids decode to nothing.
     ///
     /// # Errors
     /// [`TextError::Decode`] where the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, TextError> {
-        self.inner
-            .decode(ids, skip_special_tokens)
-            .map_err(|error| TextError::Decode(error.to_string()))
+        match &self.engine {
+            Engine::Library(library) => library.decode(ids, skip_special_tokens),
+            Engine::SentencePiece(model) => Ok(model.decode(ids, skip_special_tokens)),
+        }
     }
 
     /// Id of a token, given as the vocabulary spells it.
     #[must_use]
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
-        self.inner.token_to_id(token)
+        match &self.engine {
+            Engine::Library(library) => library.token_to_id(token),
+            Engine::SentencePiece(model) => model.token_to_id(token),
+        }
     }
 
     /// The token with this id, as the vocabulary spells it.
     #[must_use]
     pub fn id_to_token(&self, id: u32) -> Option<String> {
-        self.inner.id_to_token(id)
+        match &self.engine {
+            Engine::Library(library) => library.id_to_token(id),
+            Engine::SentencePiece(model) => model.id_to_token(id),
+        }
     }
 
     /// Whether decoding without special tokens leaves this one out.
     #[must_use]
     pub fn is_special(&self, id: u32) -> bool {
-        self.special.contains(&id)
+        match &self.engine {
+            Engine::Library(library) => library.is_special(id),
+            Engine::SentencePiece(model) => model.is_special(id),
+        }
     }
 
     /// Number of tokens, added ones included. Ids need not be contiguous.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
-    }
-
-    pub(crate) fn decoder(&self) -> Option<&DecoderWrapper> {
-        self.inner.get_decoder()
-    }
-}
-
-/// The two searches of the library: tokens to find in raw text, tokens to find after
-/// normalisation.
-fn searches(
-    inner: &tokenizers::Tokenizer,
-    added: Vec<(u32, AddedToken)>,
-) -> Result<(AddedTokens, AddedTokens), TextError> {
-    let (mut raw, mut normalized) = (Vec::new(), Vec::new());
-    for (id, token) in added {
-        if token.normalized {
-            normalized.push((normalize(inner, &token.content)?, id, token));
-        } else {
-            raw.push((token.content.clone(), id, token));
+        match &self.engine {
+            Engine::Library(library) => library.vocab_size(),
+            Engine::SentencePiece(model) => model.vocab_size(),
         }
     }
-    // A token that normalises to nothing cannot be found.
-    normalized.retain(|(text, ..)| !text.is_empty());
-    Ok((AddedTokens::new(raw)?, AddedTokens::new(normalized)?))
-}
 
-fn normalize(inner: &tokenizers::Tokenizer, text: &str) -> Result<String, TextError> {
-    let mut text = tokenizers::NormalizedString::from(text);
-    if let Some(normalizer) = inner.get_normalizer() {
-        normalizer.normalize(&mut text).map_err(invalid)?;
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
     }
-    Ok(text.get().to_owned())
 }
 
 /// Whether a literal is shaped like a control token rather than like text.
@@ -319,18 +238,6 @@ fn is_markup(literal: &str) -> bool {
     literal.len() > 2
         && (bracketed('<', '>') || bracketed('[', ']') || bracketed('{', '}'))
         && !literal.contains(char::is_whitespace)
-}
-
-fn strips_right(decoder: &DecoderWrapper) -> bool {
-    match decoder {
-        DecoderWrapper::Strip(strip) => strip.stop > 0,
-        DecoderWrapper::Sequence(sequence) => sequence.get_decoders().iter().any(strips_right),
-        _ => false,
-    }
-}
-
-fn invalid(error: impl std::fmt::Display) -> TextError {
-    TextError::InvalidTokenizer(error.to_string())
 }
 
 #[cfg(test)]
