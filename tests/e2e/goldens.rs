@@ -19,6 +19,12 @@ fn goldens() -> Vec<PathBuf> {
         "llava_next_vicuna",
         "llava_next_yi",
         "mllama",
+        "neva",
+        "neva_legacy",
+        "neva_tp2",
+        "neva_llama",
+        "neva_pp2",
+        "neva_dist",
     ];
     folders.extend(committed.map(|name| project().join("tests/golden").join(name)));
     if let Ok(more) = std::env::var("VLMD_GOLDENS") {
@@ -100,17 +106,24 @@ pub(crate) fn messages(case: &Value, folder: &Path) -> Option<Vec<Value>> {
 async fn check(folder: &Path) {
     let golden: Value =
         serde_json::from_slice(&std::fs::read(folder.join("golden.json")).unwrap()).unwrap();
-    let server = Server::start(&[
-        "--model",
-        folder.to_str().unwrap(),
-        "--served-model-name",
-        "test",
-        "--max-images",
-        "8",
+    let mut arguments = vec![
+        "--served-model-name".to_owned(),
+        "test".to_owned(),
+        "--max-images".to_owned(),
+        "8".to_owned(),
         // The texts are those of transformers; the model's own golden test has both variants.
-        "--transformers-quirks",
-    ])
-    .await;
+        "--transformers-quirks".to_owned(),
+        "--model".to_owned(),
+    ];
+    let file = |field: &str| Some(folder.join(golden[field].as_str()?).display().to_string());
+    match (file("archive"), file("vision_tower")) {
+        (Some(archive), Some(tower)) => {
+            arguments.extend([archive, "--vision-tower".to_owned(), tower]);
+        }
+        _ => arguments.push(folder.display().to_string()),
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let server = Server::start(&arguments).await;
     let mut checked = 0;
     for case in golden["cases"].as_array().unwrap() {
         let name = case["name"].as_str().unwrap();
@@ -130,7 +143,9 @@ async fn check(folder: &Path) {
             .count();
         let body = json!({
             "model": "test", "messages": messages, "temperature": 0, "max_tokens": clear.max(1),
-            "ignore_eos": true, "skip_special_tokens": false, "logprobs": true,
+            "ignore_eos": true, "logprobs": true,
+            // SentencePiece, by which NeMo decodes, never shows them.
+            "skip_special_tokens": golden["archive"].is_string(),
             "chat_template_kwargs": {"date_string": golden["date_string"]},
         });
         let answer: Value = server.chat(&body).await.json().await.unwrap();
@@ -174,4 +189,48 @@ async fn answers_over_http_are_the_references_own() {
     for folder in goldens() {
         check(&folder).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_steer_neva_alone() {
+    let folder = project().join("tests/golden/neva");
+    let (archive, tower) = (folder.join("neva.nemo"), folder.join("clip"));
+    let server = Server::start(&[
+        "--model",
+        archive.to_str().unwrap(),
+        "--vision-tower",
+        tower.to_str().unwrap(),
+    ])
+    .await;
+    let body = |labels: Value| {
+        json!({"model": "neva", "max_tokens": 1, "temperature": 0, "logprobs": true, "messages": [
+            {"role": "user", "content": "Hello there"},
+            {"role": "assistant", "content": null, "labels": labels},
+        ]})
+    };
+    let logprob = async |labels: Value| {
+        let answer: Value = server.chat(&body(labels)).await.json().await.unwrap();
+        let first = &answer["choices"][0]["logprobs"]["content"][0];
+        first["logprob"].as_f64().unwrap()
+    };
+    let usual = logprob(json!({})).await;
+    assert_eq!(logprob(json!({"quality": 4, "humor": 0})).await, usual);
+    assert_ne!(logprob(json!({"quality": 9, "humor": 0})).await, usual);
+    for (labels, field) in [
+        (json!({"quality": 10}), "messages[1].labels.quality"),
+        (json!({"charm": 4}), "messages"),
+    ] {
+        let answer = server.chat(&body(labels)).await;
+        assert_eq!(answer.status(), 400);
+        let answer: Value = answer.json().await.unwrap();
+        assert_eq!(answer["error"]["param"], field, "{answer}");
+    }
+    let plain = Server::start(&["--model", "vlmd/tiny"]).await;
+    let mut asked = body(json!({"quality": 4}));
+    asked["model"] = "vlmd/tiny".into();
+    let answer = plain.chat(&asked).await;
+    assert_eq!(answer.status(), 400);
+    let answer: Value = answer.json().await.unwrap();
+    assert_eq!(answer["error"]["param"], "messages[1].labels", "{answer}");
+    assert_eq!(answer["error"]["code"], "unsupported_parameter");
 }

@@ -103,10 +103,10 @@ def mcore_metadata(metadata):
     return kind(**vars(metadata), mcore_data={"optimizer": {"shape": (1, 2)}})
 
 
-def torch_dist():
-    """`{path: bytes}` as torch writes it."""
+def torch_dist(tensors):
+    """`{path: bytes}` of `{name: (tensor, pieces along each axis)}` as torch writes it."""
     state = {"model.decoder._extra_state/shard_0_3": io.BytesIO(b"no scales")}
-    for name, (tensor, pieces) in tensors().items():
+    for name, (tensor, pieces) in tensors.items():
         state[name] = tensor.clone().as_subclass(Chunked)
         state[name].pieces = pieces
     with tempfile.TemporaryDirectory() as folder:
@@ -123,10 +123,10 @@ def torch_dist():
     return files
 
 
-def zarr():
-    """`{path: bytes}` as zarr 2 writes it, with Megatron's name for bfloat16."""
+def zarr(tensors):
+    """The same as zarr 2 writes it, with Megatron's name for bfloat16."""
     files = {"model.decoder._extra_state/shard_0_3.pt": nemo_file.checkpoint_bytes([b"no scales"])}
-    for name, (tensor, pieces) in tensors().items():
+    for name, (tensor, pieces) in tensors.items():
         sizes = []
         for offsets, sizes in chunks(tensor.shape, pieces):
             index = [at // size for at, size in zip(offsets, sizes, strict=True)]
@@ -146,19 +146,24 @@ def zarr():
     return files
 
 
+def files(kind, tensors):
+    """`{path: bytes}` of an archive's weights in one of the two formats."""
+    about = {"sharded_backend": kind, "sharded_backend_version": 1}
+    members = {
+        "metadata.json": json.dumps(about).encode(),
+        "common.pt": nemo_file.checkpoint_bytes({"iteration": 1}),
+        **{"torch_dist": torch_dist, "zarr": zarr}[kind](tensors),
+    }
+    return {f"{FOLDER}/{path}": data for path, data in members.items()}
+
+
 def make(out):
     """Writes the archives and the whole tensors into the new folder `out`."""
     out = Path(out)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    for kind, files in (("torch_dist", torch_dist()), ("zarr", zarr())):
-        about = {"sharded_backend": kind, "sharded_backend_version": 1}
-        members = {
-            "model_config.yaml": b"{}\n",
-            f"{FOLDER}/metadata.json": json.dumps(about).encode(),
-            f"{FOLDER}/common.pt": nemo_file.checkpoint_bytes({"iteration": 1}),
-        }
-        members.update({f"{FOLDER}/{path}": data for path, data in files.items()})
+    for kind in ("torch_dist", "zarr"):
+        members = {"model_config.yaml": b"{}\n", **files(kind, tensors())}
         (out / f"{kind}.nemo").write_bytes(nemo_file.archive(members))
     whole = {name: tensor for name, (tensor, _) in tensors().items()}
     save_file(whole, out / "whole.safetensors")

@@ -3,10 +3,12 @@
 import collections
 import gzip
 import io
+import itertools
 import tarfile
 
 import torch
 
+import nemo_distributed
 from neva_reference import EMBEDDING, OUTPUT, gated
 
 # Megatron core's names and those of NeMo's own older layers.
@@ -58,6 +60,31 @@ def shard(config, name, tensor, rank, ranks):
     return tensor
 
 
+def stage(config, state, index):
+    """What one of several pipeline stages holds; each counts its layers from 0."""
+    stages = config["pipeline_model_parallel_size"]
+    count = config["num_layers"] // stages
+    prefix, part = "model.decoder.layers.", {}
+    for name, tensor in state.items():
+        if name.startswith(prefix):
+            layer, _, rest = name.removeprefix(prefix).partition(".")
+            if int(layer) // count == index:
+                part[f"{prefix}{int(layer) % count}.{rest}"] = tensor
+        elif name.startswith("model.embedding."):
+            if index == 0:
+                part[name] = tensor
+        elif index == stages - 1:
+            part[name] = tensor
+    return part
+
+
+def folder(config, rank, index):
+    """Where NeMo keeps the weights of one rank of one stage."""
+    if config["pipeline_model_parallel_size"] > 1:
+        return f"tp_rank_{rank:02d}_pp_rank_{index:03d}/"
+    return f"mp_rank_{rank:02d}/" if config["tensor_model_parallel_size"] > 1 else ""
+
+
 def checkpoint_bytes(state):
     """A `.ckpt`: a zip with a pickle and the tensors' storages."""
     buffer = io.BytesIO()
@@ -65,14 +92,45 @@ def checkpoint_bytes(state):
     return buffer.getvalue()
 
 
+def stacked(config, state, ranks):
+    """Whole tensors as ranks write them together: `{name: (tensor, pieces along each axis)}`.
+
+    Layers are stacked, and each rank has its part of each layer; of gated layers two.
+    """
+    layers, whole = collections.defaultdict(list), {}
+    for name, tensor in state.items():
+        before, found, rest = name.partition(".decoder.layers.")
+        if found:
+            layers[f"{before}{found}{rest.partition('.')[2]}"].append(tensor)
+        else:
+            whole[name] = tensor
+    whole.update((name, torch.stack(tensors)) for name, tensors in layers.items())
+    for name, tensor in whole.items():
+        pieces = [1] * tensor.ndim
+        first = 0
+        if ".decoder.layers." in name:
+            pieces[0], first = len(tensor), 1
+        if name in (EMBEDDING, OUTPUT) or "linear_qkv.w" in name:
+            pieces[first] = ranks
+        elif "linear_fc1.w" in name:
+            pieces[first] = 2 * ranks if gated(config) else ranks
+        elif name.endswith(("linear_proj.weight", "linear_fc2.weight")):
+            pieces[first + 1] = ranks
+        yield name, (tensor.to(torch.bfloat16), tuple(pieces))
+
+
 def weights(config, state, settings):
     """`{path in the archive: bytes}` of the weights."""
+    if kind := settings.get("distributed"):
+        # The number of ranks is not the model's that is loaded.
+        return nemo_distributed.files(kind, dict(stacked(config, state, 2)))
     ranks = config["tensor_model_parallel_size"]
     files = {}
-    for rank in range(ranks):
+    stages = config["pipeline_model_parallel_size"]
+    for index, rank in itertools.product(range(stages), range(ranks)):
         part = {
             name: shard(config, name, tensor, rank, ranks).to(torch.bfloat16).clone()
-            for name, tensor in state.items()
+            for name, tensor in stage(config, state, index).items()
         }
         if settings.get("extra_state"):
             part = with_extra_state(part)
@@ -80,9 +138,8 @@ def weights(config, state, settings):
             part = {legacy(name): tensor for name, tensor in part.items()}
         if config["megatron_amp_O2"]:
             part = {name.replace("model.", "model.module.", 1): t for name, t in part.items()}
-        folder = f"mp_rank_{rank:02d}/" if ranks > 1 else ""
         data = checkpoint_bytes(collections.OrderedDict(part))
-        files[folder + "model_weights.ckpt"] = data
+        files[folder(config, rank, index) + "model_weights.ckpt"] = data
     return files
 
 

@@ -4,6 +4,8 @@ python make.py neva ../golden/neva --seed 1
 python make.py neva ../golden/neva_legacy --seed 2 --variant legacy
 python make.py neva ../golden/neva_tp2 --seed 3 --variant tp2
 python make.py neva ../golden/neva_llama --seed 4 --variant llama
+python make.py neva ../golden/neva_pp2 --seed 5 --variant pp2
+python make.py neva ../golden/neva_dist --seed 6 --variant dist
 """
 
 import copy
@@ -138,6 +140,29 @@ VARIANTS = {
         "llm": {"model_type": "llama_2"},
         "data": {"conv_template": "v1", "image_aspect_ratio": "pad"},
         "prefix": False,
+    },
+    # Two stages of a pipeline, of two ranks each; a layer norm, and biases.
+    "pp2": {
+        "config": {
+            "tensor_model_parallel_size": 2,
+            "pipeline_model_parallel_size": 2,
+            "num_layers": 4,
+            "num_attention_heads": 4,
+            "normalization": "layernorm",
+            "bias": True,
+        },
+    },
+    # Written by two ranks together, with layers stacked.
+    "dist": {
+        "config": {
+            "num_attention_heads": 4,
+            "num_query_groups": 2,
+            "normalization": "rmsnorm",
+            "activation": "fast-swiglu",
+            "rotary_percentage": 1.0,
+        },
+        "mm_cfg": {"mm_mlp_adapter_type": "mlp3x_gelu"},
+        "distributed": "torch_dist",
     },
     # A tower that was trained, and therefore lies in the archive: the folder's is another one.
     "llama": {

@@ -252,6 +252,9 @@ def _renamed(config, state):
     yield "lm_head.weight", state.get(OUTPUT, state[EMBEDDING])
     for name, tensor in state.items():
         kind = name.rpartition(".")[2].rpartition("_")[2]
+        if config["normalization"] == "layernorm" and "norm" in name and kind == "weight":
+            # Nemotron's norm adds 1.
+            tensor = tensor - 1
         if name.startswith(FINAL_NORM):
             yield f"model.norm.{kind}", tensor
         if not name.startswith("model.decoder.layers."):

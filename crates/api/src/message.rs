@@ -1,5 +1,7 @@
 //! One message of a conversation.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -7,6 +9,9 @@ use utoipa::ToSchema;
 use crate::reader::{Fields, out_of_range};
 use crate::unsupported::{self, MESSAGE_FIELDS};
 use crate::{MessageContent, RequestError};
+
+/// Most of an attribute under `labels`.
+const MAX_LABEL: u8 = 9;
 
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -52,6 +57,10 @@ pub struct Message {
     pub role: Role,
     /// What they say and show. May be null for `assistant`.
     pub content: MessageContent,
+    /// How an assistant's message was or is to be: attributes such as `helpfulness`, each from 0
+    /// to 9. NeVA's alone; see the hosted API's `labels`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, u8>,
 }
 
 impl Message {
@@ -68,9 +77,45 @@ impl Message {
             )
         })?;
         let content = MessageContent::read(fields.take("content"), role, path)?;
+        let labels = labels(fields.take("labels"), role, &fields.at("labels"))?;
         unsupported::check(&fields, MESSAGE_FIELDS)?;
-        Ok(Self { role, content })
+        Ok(Self {
+            role,
+            content,
+            labels,
+        })
     }
+}
+
+/// Reads `labels`, which stood at `path`.
+fn labels(
+    value: Option<Value>,
+    role: Role,
+    path: &str,
+) -> Result<BTreeMap<String, u8>, RequestError> {
+    let given = match value {
+        None | Some(Value::Null) => return Ok(BTreeMap::new()),
+        Some(Value::Object(given)) if role == Role::Assistant => given,
+        Some(Value::Object(given)) => {
+            let bound = "absent: only messages of `assistant` have labels";
+            return Err(out_of_range(path.to_owned(), bound, &Value::Object(given)));
+        }
+        Some(other) => return Err(out_of_range(path.to_owned(), "an object", &other)),
+    };
+    given
+        .into_iter()
+        .map(|(name, value)| {
+            let level = value.as_u64().and_then(|level| u8::try_from(level).ok());
+            match level {
+                Some(level @ 0..=MAX_LABEL) => Ok((name, level)),
+                _ => Err(out_of_range(
+                    format!("{path}.{name}"),
+                    "an integer from 0 to 9",
+                    &value,
+                )),
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -103,6 +148,43 @@ mod tests {
         let error = read(json!({"role": "wizard", "content": "x"})).unwrap_err();
         assert_eq!(error.param(), Some("messages[0].role"));
         assert!(error.to_string().ends_with("got \"wizard\""), "{error}");
+    }
+
+    #[test]
+    fn labels_are_digits_of_an_assistants_message() {
+        let labelled = |role: &str, labels: Value| {
+            read(json!({"role": role, "content": "x", "labels": labels}))
+        };
+        let labels = labelled("assistant", json!({"humor": 0, "quality": 9}))
+            .unwrap()
+            .labels;
+        assert_eq!(
+            labels.into_iter().collect::<Vec<_>>(),
+            [("humor".into(), 0), ("quality".into(), 9)]
+        );
+        assert!(labelled("user", Value::Null).unwrap().labels.is_empty());
+        for (role, labels, field) in [
+            (
+                "assistant",
+                json!({"quality": 10}),
+                "messages[0].labels.quality",
+            ),
+            (
+                "assistant",
+                json!({"quality": -1}),
+                "messages[0].labels.quality",
+            ),
+            (
+                "assistant",
+                json!({"quality": 1.5}),
+                "messages[0].labels.quality",
+            ),
+            ("assistant", json!("quality:4"), "messages[0].labels"),
+            ("user", json!({"quality": 1}), "messages[0].labels"),
+        ] {
+            let error = labelled(role, labels).unwrap_err();
+            assert_eq!(error.param(), Some(field), "{error}");
+        }
     }
 
     #[test]

@@ -42,9 +42,14 @@ pub(crate) struct DownloadArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Catalog name, alias, Hugging Face repository, or a directory with a checkpoint
+    /// Catalog name, alias, Hugging Face repository, a directory with a checkpoint, or a `.nemo`
+    /// archive
     #[arg(long, env = "VLMD_MODEL", default_value = vlmd_models::catalog::EMBEDDED_MODEL)]
     pub(crate) model: String,
+    /// CLIP model for a `.nemo` archive that brings no vision tower: a directory or a Hugging Face
+    /// repository; by default the one that the archive names
+    #[arg(long, env = "VLMD_VISION_TOWER", value_name = "DIR|REPO")]
+    pub(crate) vision_tower: Option<String>,
     /// Branch, tag or commit of the repository
     #[arg(long, env = "VLMD_REVISION")]
     pub(crate) revision: Option<String>,

@@ -1,7 +1,8 @@
 //! Checkpoints from the Hugging Face hub, through its own cache layout.
 //!
-//! What is fetched: configuration, tokenizer, template and safetensors weights of **one**
-//! commit. Never pickles, never code. A file that breaks off is resumed by the next call; a
+//! What is fetched: configuration, tokenizer, template and weights of **one** commit. Never code;
+//! and pickles, which are read without executing anything in them, only of a repository that has
+//! no safetensors, as OpenAI's CLIP has none. A file that breaks off is resumed by the next call; a
 //! file whose SHA-256 the hub or the catalog states is checked before it is used.
 
 use std::collections::BTreeMap;
@@ -15,7 +16,9 @@ use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
-use vlmd_models::{WEIGHTS_FILE, WEIGHTS_INDEX_FILE, shard_names};
+use vlmd_models::{
+    TORCH_WEIGHTS_FILE, TORCH_WEIGHTS_INDEX_FILE, WEIGHTS_FILE, WEIGHTS_INDEX_FILE, shard_names,
+};
 
 /// Every checkpoint has one.
 const CONFIG_FILE: &str = "config.json";
@@ -66,15 +69,20 @@ fn is_commit(revision: &str) -> bool {
 /// that broke off leaves a folder without them. `exists` follows the links to where bytes are.
 fn is_whole(folder: &Path) -> bool {
     let exists = |name: &str| folder.join(name).exists();
-    let shards = || {
-        let index = std::fs::read(folder.join(WEIGHTS_INDEX_FILE)).ok()?;
+    let shards = |index: &str| {
+        let bytes = std::fs::read(folder.join(index)).ok()?;
         // One that cannot be read is not for the network to mend: loading says what is wrong.
-        let Ok(names) = shard_names(&index) else {
+        let Ok(names) = shard_names(index, &bytes) else {
             return Some(true);
         };
         Some(names.iter().all(|name| exists(name)))
     };
-    exists(CONFIG_FILE) && (exists(WEIGHTS_FILE) || shards().unwrap_or(false))
+    let weights = [
+        (WEIGHTS_FILE, WEIGHTS_INDEX_FILE),
+        (TORCH_WEIGHTS_FILE, TORCH_WEIGHTS_INDEX_FILE),
+    ];
+    let whole = |&(file, index): &(&str, &str)| exists(file) || shards(index).unwrap_or(false);
+    exists(CONFIG_FILE) && weights.iter().any(whole)
 }
 
 /// Fetches what is missing of `source` and gives its folder in the cache.
@@ -104,10 +112,14 @@ pub(crate) fn download(source: &Source) -> Result<PathBuf> {
         .into_iter()
         .map(|file| file.rfilename)
         .collect();
-    files.retain(|name| is_wanted(name));
+    let safe = files.iter().any(|name| is_safetensors(name));
+    files.retain(|name| is_wanted(name) || (!safe && is_pickle(name)));
     files.sort_by_key(|name| (is_weight(name), name.clone()));
     if !files.iter().any(|name| is_weight(name)) {
-        bail!("`{}` holds no safetensors weights", source.repo);
+        bail!(
+            "`{}` holds no weights in safetensors or `pytorch_model.bin`",
+            source.repo
+        );
     }
     if !files.iter().any(|name| name == CONFIG_FILE) {
         bail!("`{}` holds no {CONFIG_FILE}", source.repo);
@@ -127,7 +139,16 @@ pub(crate) fn download(source: &Source) -> Result<PathBuf> {
 }
 
 fn is_weight(name: &str) -> bool {
+    is_safetensors(name) || is_pickle(name)
+}
+
+fn is_safetensors(name: &str) -> bool {
     name.ends_with(".safetensors")
+}
+
+/// `pytorch_model.bin` or one of its shards.
+fn is_pickle(name: &str) -> bool {
+    !name.contains('/') && name.starts_with("pytorch_model") && name.ends_with(".bin")
 }
 
 /// Top-level files that a server can use without executing anything.

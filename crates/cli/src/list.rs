@@ -43,6 +43,7 @@ pub(crate) fn run() -> Result<()> {
 
 fn row(card: &Card) -> [String; 6] {
     let from = match &card.hugging_face {
+        None if card.archive => "its `.nemo` archive".to_owned(),
         None => "in the program".to_owned(),
         Some(source) if source.gated => format!("{} (gated)", source.repository),
         Some(source) => source.repository.clone(),

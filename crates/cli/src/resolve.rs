@@ -1,10 +1,10 @@
 //! From the name of a model to its files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use vlmd_models::ModelFiles;
 use vlmd_models::catalog::{self, Card, EMBEDDED_MODEL};
+use vlmd_models::{ModelFiles, NemoFiles, neva};
 
 use crate::hub::{self, Source};
 
@@ -16,17 +16,51 @@ pub(crate) struct ResolvedModel {
     pub(crate) names: Vec<String>,
 }
 
-/// Finds the model called `name`: the embedded one, a directory, or a repository of the hub,
-/// which is fetched unless it is in the cache. Before one of the catalog is fetched, `room` may
-/// refuse it by its card.
+/// What is asked for on the command line.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    /// A name, a directory or an archive.
+    pub(crate) model: &'a str,
+    pub(crate) revision: Option<&'a str>,
+    /// The tower for an archive that may need one.
+    pub(crate) vision_tower: Option<&'a str>,
+}
+
+/// Finds what is wanted: the embedded model, a `.nemo` archive, a directory, or a repository of
+/// the hub, which is fetched unless it is in the cache. Before one of the catalog is fetched,
+/// `room` may refuse it by its card.
 ///
 /// # Errors
 /// When there is no such model, there is no room for it, or it cannot be fetched.
 pub(crate) fn resolve(
-    name: &str,
-    revision: Option<&str>,
+    wanted: Wanted<'_>,
     room: impl FnOnce(&Card) -> Result<()>,
 ) -> Result<ResolvedModel> {
+    let Wanted {
+        model: name,
+        revision,
+        vision_tower,
+    } = wanted;
+    let path = Path::new(name);
+    if path.exists() && NemoFiles::is_nemo(path) {
+        let files = nemo(path, vision_tower)?;
+        let stem = path
+            .file_stem()
+            .map(|stem| stem.to_string_lossy().into_owned());
+        return Ok(ResolvedModel {
+            files: ModelFiles::Nemo(files),
+            names: match stem {
+                Some(stem) => catalog::find(&stem).map_or_else(|| vec![stem], card_names),
+                None => vec![name.to_owned()],
+            },
+        });
+    }
+    if let Some(tower) = vision_tower {
+        bail!(
+            "`--vision-tower {tower}` is for `.nemo` archives, and `{name}` is none: other \
+             checkpoints bring their tower"
+        );
+    }
     if name.eq_ignore_ascii_case(EMBEDDED_MODEL) {
         return Ok(ResolvedModel {
             files: vlmd_models::tiny::embedded(),
@@ -47,21 +81,46 @@ pub(crate) fn resolve(
     }
     let source = hub_source(name, revision)?;
     let card = catalog::find(name);
-    let folder = match hub::cached(&source) {
-        Some(folder) => folder,
+    Ok(ResolvedModel {
+        files: ModelFiles::Directory(fetched(&source, || card.map_or(Ok(()), room))?),
+        names: card.map_or_else(|| vec![name.to_owned()], card_names),
+    })
+}
+
+/// An archive with the vision tower that it needs.
+fn nemo(path: &Path, vision_tower: Option<&str>) -> Result<NemoFiles> {
+    let files = NemoFiles::open(path)?;
+    let wanted = match vision_tower {
+        Some(tower) => Some(tower.to_owned()),
+        None => neva::wanted_tower(&files)?,
+    };
+    let Some(tower) = wanted else {
+        return Ok(files);
+    };
+    let folder = if Path::new(&tower).is_dir() {
+        PathBuf::from(tower)
+    } else {
+        let source = hub_source(&tower, None);
+        source
+            .and_then(|source| fetched(&source, || Ok(())))
+            .with_context(|| format!("`{}` needs the vision tower `{tower}`", path.display()))?
+    };
+    Ok(files.with_tower(ModelFiles::Directory(folder)))
+}
+
+/// The folder of a repository, out of the cache, or else from the hub where there is room.
+fn fetched(source: &Source, room: impl FnOnce() -> Result<()>) -> Result<PathBuf> {
+    match hub::cached(source) {
+        Some(folder) => Ok(folder),
         None if offline() => bail!(
             "`{}` is not in the Hugging Face cache, and HF_HUB_OFFLINE forbids fetching it",
             source.repo
         ),
         None => {
-            card.map_or(Ok(()), room)?;
-            hub::download(&source)?
+            room()?;
+            hub::download(source)
         }
-    };
-    Ok(ResolvedModel {
-        files: ModelFiles::Directory(folder),
-        names: card.map_or_else(|| vec![name.to_owned()], card_names),
-    })
+    }
 }
 
 /// The repository behind a catalog name or alias, or behind a plain `owner/name`.
@@ -71,6 +130,13 @@ pub(crate) fn resolve(
 pub(crate) fn hub_source(name: &str, revision: Option<&str>) -> Result<Source> {
     if let Some(card) = catalog::find(name) {
         let Some(published) = &card.hugging_face else {
+            if card.archive {
+                bail!(
+                    "`{}` is published as an archive that is not fetched: name its file with \
+                     `--model FILE.nemo`",
+                    card.id
+                );
+            }
             bail!(
                 "`{}` is part of the program: there is nothing to download",
                 card.id
@@ -101,7 +167,7 @@ pub(crate) fn hub_source(name: &str, revision: Option<&str>) -> Result<Source> {
             sha256: Default::default(),
         }),
         _ => bail!(
-            "`{name}` is no directory, no model of the catalog (see `vlmd models`) and no `owner/name` of a repository"
+            "`{name}` is no directory, no archive, no model of the catalog (see `vlmd models`) and no `owner/name` of a repository"
         ),
     }
 }

@@ -18,7 +18,7 @@ use vlmd_server::{ApiKeys, ModelSlot, ServedModel, ServerConfig};
 use crate::args::{DeviceChoice, MediaArgs, ServeArgs};
 use crate::logging;
 use crate::plan::{MemoryPlan, Wishes, admit, admit_card, free_memory, readable};
-use crate::resolve::{ResolvedModel, resolve};
+use crate::resolve::{ResolvedModel, Wanted, resolve};
 
 /// Serves until a signal ends it.
 ///
@@ -103,7 +103,12 @@ async fn signal() {
 
 fn load(args: &ServeArgs) -> Result<ServedModel> {
     let device = device(args.device)?;
-    let resolved = resolve(&args.model, args.revision.as_deref(), |card| {
+    let wanted = Wanted {
+        model: &args.model,
+        revision: args.revision.as_deref(),
+        vision_tower: args.vision_tower.as_deref(),
+    };
+    let resolved = resolve(wanted, |card| {
         admit_card(card, args.dtype.dtype(), free_memory(&device)?)
     })?;
     let names = match args.served_model_name.as_slice() {

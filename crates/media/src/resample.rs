@@ -8,5 +8,5 @@
 mod pil;
 mod torch;
 
-pub use pil::{Filter, Window, pil, pil_window};
+pub use pil::{Filter, Window, pil, pil_on_square, pil_window};
 pub use torch::torch_bicubic;

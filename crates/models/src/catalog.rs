@@ -32,6 +32,7 @@ const CARDS: &[(&str, &str)] = &[
     card!("microsoft-kosmos-2.toml"),
     card!("microsoft-phi-3-vision-128k-instruct.toml"),
     card!("microsoft-phi-3.5-vision-instruct.toml"),
+    card!("nvidia-neva-22b.toml"),
     card!("vlmd-tiny.toml"),
 ];
 
@@ -61,10 +62,13 @@ pub struct Card {
     pub images_per_request: usize,
     /// Weights, the vision tower's included.
     pub parameters: u64,
-    /// Numbers that the cache keeps for one token, over all layers.
-    pub kv_values_per_token: u64,
-    /// Where to get it; `None` for the embedded model.
+    /// Numbers that the cache keeps for one token, over all layers, where it is known.
+    pub kv_values_per_token: Option<u64>,
+    /// Where to get it.
     pub hugging_face: Option<HuggingFace>,
+    /// Published as a `.nemo` archive, whose file the user has to name.
+    #[serde(default)]
+    pub archive: bool,
 }
 
 /// A repository on the Hugging Face hub.
@@ -93,10 +97,10 @@ impl Card {
         self.parameters * dtype.size_in_bytes() as u64
     }
 
-    /// Bytes of cache for one token.
+    /// Bytes of cache for one token, where it is known.
     #[must_use]
-    pub fn kv_bytes_per_token(&self, dtype: DType) -> u64 {
-        self.kv_values_per_token * dtype.size_in_bytes() as u64
+    pub fn kv_bytes_per_token(&self, dtype: DType) -> Option<u64> {
+        Some(self.kv_values_per_token? * dtype.size_in_bytes() as u64)
     }
 
     fn answers_to(&self, name: &str) -> bool {
@@ -167,8 +171,14 @@ mod tests {
                 "{id}"
             );
             assert!(card.context > 0 && card.images_per_request > 0, "{id}");
-            assert!(card.parameters > 0 && card.kv_values_per_token > 0, "{id}");
-            assert_eq!(card.hugging_face.is_none(), id == EMBEDDED_MODEL);
+            assert!(card.parameters > 0, "{id}");
+            assert_eq!(
+                card.kv_values_per_token.is_some_and(|values| values > 0),
+                !card.archive,
+                "{id}"
+            );
+            let elsewhere = card.archive || id == EMBEDDED_MODEL;
+            assert_eq!(card.hugging_face.is_none(), elsewhere, "{id}");
             let Some(source) = &card.hugging_face else {
                 continue;
             };
@@ -255,6 +265,6 @@ mod tests {
         let card = find("phi-3.5-vision").unwrap();
         assert_eq!(card.weight_bytes(DType::BF16), 8_293_242_880);
         assert_eq!(card.weight_bytes(DType::F32), 16_586_485_760);
-        assert_eq!(card.kv_bytes_per_token(DType::F16), 393_216);
+        assert_eq!(card.kv_bytes_per_token(DType::F16), Some(393_216));
     }
 }

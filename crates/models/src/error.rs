@@ -29,6 +29,12 @@ pub enum LoadError {
         /// The directory, or that the model is the embedded one.
         place: String,
     },
+    /// The archive has no vision tower, and none was given.
+    #[error(
+        "the archive holds no vision tower: give the directory of `{0}` or one like it with \
+         `--vision-tower`"
+    )]
+    NoVisionTower(String),
     /// The operating system refused.
     #[error("`{file}` cannot be read: {source}")]
     Io {
@@ -55,6 +61,14 @@ pub enum LoadError {
         /// What is wrong, with line and column.
         source: serde_json::Error,
     },
+    /// Not YAML, or not the YAML that belongs there.
+    #[error("`{file}` is not valid: {reason}")]
+    Yaml {
+        /// The file's name.
+        file: String,
+        /// What is wrong, with line and column.
+        reason: String,
+    },
     /// A value that the architecture cannot work with.
     #[error("`{file}`: {reason}")]
     Invalid {
@@ -64,8 +78,10 @@ pub enum LoadError {
         reason: String,
     },
     /// No architecture here goes by that name.
-    #[error("`config.json`: {found} is not supported; supported are {supported}")]
+    #[error("`{file}`: {found} is not supported; supported are {supported}")]
     Architecture {
+        /// Where it says so.
+        file: &'static str,
         /// What the checkpoint calls itself.
         found: String,
         /// Every architecture there is.
@@ -89,8 +105,13 @@ pub enum LoadError {
     #[error(transparent)]
     Weights(#[from] WeightsError),
     /// The tokenizer cannot be used.
-    #[error("`tokenizer.json`: {0}")]
-    Tokenizer(TextError),
+    #[error("`{file}`: {source}")]
+    Tokenizer {
+        /// The file's name.
+        file: String,
+        /// What is wrong with it.
+        source: TextError,
+    },
     /// The chat template, or a file that it stands in, cannot be used.
     #[error(transparent)]
     Template(TextError),

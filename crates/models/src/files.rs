@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use vlmd_kernels::weights::{WeightFile, Weights};
 
-use crate::{LoadError, torch};
+use crate::{LoadError, NemoFiles, torch};
 
 /// Most bytes of a configuration, tokenizer or index file. The largest real ones, tokenizers of
 /// 256k entries, have about 35 MB.
@@ -33,6 +33,8 @@ pub const TORCH_WEIGHTS_INDEX_FILE: &str = "pytorch_model.bin.index.json";
 pub enum ModelFiles {
     /// A directory on disk. Its files may be links, as in the hub's cache.
     Directory(PathBuf),
+    /// NeMo's archive.
+    Nemo(NemoFiles),
     /// Files compiled into the program, by name.
     Embedded(&'static [(&'static str, &'static [u8])]),
 }
@@ -55,6 +57,7 @@ impl ModelFiles {
             Self::Directory(directory) => {
                 Ok(read_bounded(&directory.join(name), name)?.map(Cow::Owned))
             }
+            Self::Nemo(files) => files.read_optional(name),
             Self::Embedded(files) => Ok(find(files, name).map(Cow::Borrowed)),
         }
     }
@@ -100,6 +103,7 @@ impl ModelFiles {
     /// directory, or a file is damaged.
     pub fn weights(&self) -> Result<Weights, LoadError> {
         match self {
+            Self::Nemo(files) => files.weights(),
             Self::Embedded(files) => match find(files, WEIGHTS_FILE) {
                 Some(bytes) => Ok(Weights::from_bytes(bytes)?),
                 None => Err(self.no_weights()),
@@ -141,7 +145,7 @@ impl ModelFiles {
             return Ok(Vec::new());
         };
         let mut paths = Vec::new();
-        for shard in shards_of(index, &bytes)? {
+        for shard in shard_names(index, &bytes)? {
             let path = directory.join(&shard);
             if !path.is_file() {
                 return Err(LoadError::Missing {
@@ -157,6 +161,7 @@ impl ModelFiles {
     fn place(&self) -> String {
         match self {
             Self::Directory(path) => format!("`{}`", path.display()),
+            Self::Nemo(files) => format!("`{}`", files.path().display()),
             Self::Embedded(_) => "the embedded model".to_owned(),
         }
     }
@@ -168,17 +173,13 @@ impl ModelFiles {
     }
 }
 
-/// The weight files that a [`WEIGHTS_INDEX_FILE`] names, each once, in order.
+/// The weight files that `bytes`, the contents of a [`WEIGHTS_INDEX_FILE`] or a
+/// [`TORCH_WEIGHTS_INDEX_FILE`], name, each once, in order. `index` is which of them.
 ///
 /// # Errors
-/// When the index is not one, names no file, or names one that is not a plain `.safetensors` file
-/// of its own directory.
-pub fn shard_names(index: &[u8]) -> Result<Vec<String>, LoadError> {
-    shards_of(WEIGHTS_INDEX_FILE, index)
-}
-
-/// The same for any index: of what kind its files are says its name.
-fn shards_of(index: &str, bytes: &[u8]) -> Result<Vec<String>, LoadError> {
+/// When the index is not one, names no file, or names one that is not a plain file of its kind in
+/// its own directory.
+pub fn shard_names(index: &str, bytes: &[u8]) -> Result<Vec<String>, LoadError> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
@@ -262,7 +263,7 @@ mod tests {
             "a": "model-00002-of-00002.safetensors",
             "b": "model-00001-of-00002.safetensors",
             "c": "model-00001-of-00002.safetensors"}}"#;
-        let names = shard_names(index).unwrap();
+        let names = shard_names(WEIGHTS_INDEX_FILE, index).unwrap();
         assert_eq!(
             names,
             [
@@ -285,14 +286,16 @@ mod tests {
             "model.bin",
         ] {
             let index = format!(r#"{{"weight_map": {{"a": "{name}"}}}}"#);
-            let error = shard_names(index.as_bytes()).unwrap_err().to_string();
+            let error = shard_names(WEIGHTS_INDEX_FILE, index.as_bytes())
+                .unwrap_err()
+                .to_string();
             assert!(error.contains("beside it"), "{name}: {error}");
         }
     }
 
     #[test]
     fn an_index_without_files_is_refused() {
-        let error = shard_names(br#"{"weight_map": {}}"#).unwrap_err();
+        let error = shard_names(WEIGHTS_INDEX_FILE, br#"{"weight_map": {}}"#).unwrap_err();
         assert_eq!(
             error.to_string(),
             "`model.safetensors.index.json`: `weight_map` names no file"

@@ -19,6 +19,8 @@ pub mod llava;
 mod load;
 pub mod mllama;
 pub mod nemo;
+mod nemo_files;
+pub mod neva;
 pub mod phi3_v;
 mod processor;
 pub mod registry;
@@ -31,4 +33,5 @@ pub use files::{
     WEIGHTS_INDEX_FILE, shard_names,
 };
 pub use load::{Admit, LoadOptions, LoadedModel, Need, OnProgress, load};
+pub use nemo_files::NemoFiles;
 pub use processor::{Chat, Entity, Grounded, Message, Part, PrepareError, Processor};

@@ -1,5 +1,6 @@
 //! From a conversation to a prompt that the engine takes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -17,12 +18,15 @@ pub enum Part {
 }
 
 /// One message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Message {
     /// `system`, `user`, `assistant` or `tool`.
     pub role: String,
     /// What it says and shows.
     pub parts: Vec<Part>,
+    /// For an assistant's message, how it was or is to be: attributes with values from 0 to 9.
+    /// Known to NeVA alone.
+    pub labels: BTreeMap<String, u8>,
 }
 
 /// A conversation to be continued.
@@ -105,6 +109,11 @@ pub trait Processor: Send + Sync {
     /// it; 0 is none. The checkpoint's own, for models that do not end without it.
     fn no_repeat_ngram_size(&self) -> usize {
         0
+    }
+
+    /// Whether [`Message::labels`] steer the answer.
+    fn takes_labels(&self) -> bool {
+        false
     }
 
     /// For models that point at what they name: takes an answer apart, given its text with all

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use serde::Deserialize;
 use vlmd_backend::Model;
 
+use crate::common::sizes::CONFIG_FILE;
 use crate::load::Source;
-use crate::{LoadError, ModelFiles, Processor, kosmos2, llava, mllama, phi3_v};
+use crate::{LoadError, ModelFiles, Processor, kosmos2, llava, mllama, nemo, neva, phi3_v};
 
 /// The two halves of an architecture, ready to work.
 pub(crate) type Parts = (Arc<dyn Processor>, Box<dyn Model>);
@@ -28,6 +29,7 @@ pub const ENTRIES: &[Entry] = &[
     llava::LLAVA,
     llava::LLAVA_NEXT,
     mllama::ENTRY,
+    neva::ENTRY,
     phi3_v::ENTRY,
 ];
 
@@ -40,9 +42,22 @@ struct Identity {
     model_type: Option<String>,
 }
 
+impl Identity {
+    fn of(files: &ModelFiles) -> Result<Self, LoadError> {
+        let ModelFiles::Nemo(nemo) = files else {
+            return files.json(CONFIG_FILE);
+        };
+        let class = nemo.class()?;
+        Ok(Self {
+            architectures: class.map(|class| vec![class]),
+            model_type: None,
+        })
+    }
+}
+
 /// The entry for a checkpoint, by `architectures` or else by `model_type`.
 pub(crate) fn pick(files: &ModelFiles) -> Result<&'static Entry, LoadError> {
-    let identity: Identity = files.json("config.json")?;
+    let identity = Identity::of(files)?;
     let names = identity.architectures.unwrap_or_default();
     let by_architecture = ENTRIES.iter().find(|entry| {
         let known = |name: &String| entry.architectures.contains(&name.as_str());
@@ -59,6 +74,10 @@ pub(crate) fn pick(files: &ModelFiles) -> Result<&'static Entry, LoadError> {
             (names, _) => format!("architecture `{}`", names.join("`, `")),
         };
         LoadError::Architecture {
+            file: match files {
+                ModelFiles::Nemo(_) => nemo::CONFIG_FILE,
+                _ => CONFIG_FILE,
+            },
             found,
             supported: supported(),
         }
@@ -103,7 +122,7 @@ mod tests {
             "`config.json`: architecture `BertModel` is not supported; \
              supported are kosmos-2 (Kosmos2ForConditionalGeneration), \
              llava (LlavaForConditionalGeneration), \
-             llava_next (LlavaNextForConditionalGeneration), mllama (MllamaForConditionalGeneration), phi3_v (Phi3VForCausalLM)"
+             llava_next (LlavaNextForConditionalGeneration), mllama (MllamaForConditionalGeneration), neva (MegatronNevaModel), phi3_v (Phi3VForCausalLM)"
         );
         assert!(picked("{}").unwrap_err().contains("neither"));
     }

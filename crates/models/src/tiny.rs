@@ -46,7 +46,7 @@ mod tests {
         let spec = loaded.model.spec();
         let kv_values = 2 * spec.layers * spec.kv_heads * spec.head_dim;
         assert_eq!(loaded.architecture, card.architecture);
-        assert_eq!(kv_values as u64, card.kv_values_per_token);
+        assert_eq!(Some(kv_values as u64), card.kv_values_per_token);
         assert_eq!(spec.max_positions, card.context);
     }
 }

@@ -2,18 +2,21 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use candle_core::DType;
-use vlmd_models::{LoadError, LoadOptions, LoadedModel, ModelFiles, Need, load};
+use vlmd_models::{LoadError, LoadOptions, LoadedModel, ModelFiles, Need, NemoFiles, load};
 
-const GOLDENS: [&str; 8] = [
+const GOLDENS: [&str; 10] = [
     "kosmos2",
     "llava",
     "llava_next",
     "llava_next_yi",
     "mllama",
     "mllama_base",
+    "neva",
+    "neva_pp2",
     "phi3_v",
     "phi3_v_crops16",
 ];
@@ -38,7 +41,14 @@ fn loaded(
         ..LoadOptions::default()
     };
     let goldens = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden");
-    let files = ModelFiles::Directory(format!("{goldens}/{golden}").into());
+    let directory = Path::new(goldens).join(golden);
+    let archive = directory.join("neva.nemo");
+    let files = if archive.exists() {
+        let tower = ModelFiles::Directory(directory.join("clip"));
+        ModelFiles::Nemo(NemoFiles::open(&archive).unwrap().with_tower(tower))
+    } else {
+        ModelFiles::Directory(directory)
+    };
     let loaded = load(&files, &options);
     let need = asked.lock().unwrap().pop().unwrap();
     assert!(asked.lock().unwrap().is_empty(), "asked more than once");

@@ -52,6 +52,7 @@ fn conversation(pictures: usize) -> Chat {
     let message = |role: &str, parts| Message {
         role: role.to_owned(),
         parts,
+        ..Message::default()
     };
     let answer = message("assistant", vec![said("Yes.")]);
     Chat {

@@ -26,7 +26,11 @@ fn processor() -> Kosmos2Processor {
 fn user(parts: Vec<Part>) -> Chat {
     let role = "user".to_owned();
     Chat {
-        messages: vec![Message { role, parts }],
+        messages: vec![Message {
+            role,
+            parts,
+            ..Message::default()
+        }],
         ..Chat::default()
     }
 }
@@ -117,6 +121,7 @@ fn earlier_turns_stand_in_front() {
     let message = |(role, text): (&str, &str)| Message {
         role: role.to_owned(),
         parts: vec![said(text)],
+        ..Message::default()
     };
     let chat = Chat {
         messages: turns.map(message).to_vec(),

@@ -21,6 +21,7 @@ fn message(role: &str, parts: Vec<Part>) -> Message {
     Message {
         role: role.to_owned(),
         parts,
+        ..Message::default()
     }
 }
 

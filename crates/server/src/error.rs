@@ -41,6 +41,8 @@ pub(crate) enum Refusal {
         "At most {limit} image(s) may be provided in one request (`--max-images`), this one has {given}."
     )]
     TooManyImages { limit: usize, given: usize },
+    #[error("`messages[{index}].labels`: this model's answers cannot be steered by labels")]
+    Labels { index: usize },
     #[error("`{field}`: {source}")]
     Media { field: String, source: MediaError },
     #[error("`{field}`: {source}")]
@@ -148,6 +150,7 @@ impl Refusal {
                 class(StatusCode::NOT_FOUND, NotFoundError, "model_not_found")
             }
             Self::TooManyImages { .. } => bad_request("too_many_images"),
+            Self::Labels { .. } => bad_request("unsupported_parameter"),
             Self::Media { source, .. } => media_class(source.kind()),
             Self::Prepare { source, .. } => match source {
                 PrepareError::Template(_) => bad_request("invalid_messages"),
@@ -184,6 +187,7 @@ impl Refusal {
             | Self::Submit(SubmitError::TooLong { .. } | SubmitError::PicturesTooLarge { .. }) => {
                 Some("messages".into())
             }
+            Self::Labels { index } => Some(format!("messages[{index}].labels")),
             Self::Media { field, .. } | Self::Prepare { field, .. } => Some(field.clone()),
             Self::AnswerTooLong { field, .. } | Self::UnknownToken { field, .. } => {
                 Some((*field).into())

@@ -36,6 +36,12 @@ pub(crate) async fn prepare(
             given,
         });
     }
+    let labelled = request.messages.iter().position(|m| !m.labels.is_empty());
+    if let Some(index) = labelled
+        && !model.processor.takes_labels()
+    {
+        return Err(Refusal::Labels { index });
+    }
     let mut sources = Sources::default();
     let messages = std::mem::take(&mut request.messages);
     let mut template_kwargs = std::mem::take(&mut request.chat_template_kwargs);
@@ -112,6 +118,7 @@ fn model_message(message: Message, sources: &mut Sources) -> ModelMessage {
     ModelMessage {
         role: message.role.as_str().to_owned(),
         parts,
+        labels: message.labels,
     }
 }
 

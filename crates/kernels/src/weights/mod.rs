@@ -1,13 +1,16 @@
 //! Weights from files, mapped into memory and checked before use.
 //!
 //! Safetensors files describe themselves. Of other formats the caller knows where each tensor
-//! lies and says so with [`Weights::add_raw`]; the checks are the same.
+//! lies and says so with [`Weights::add_raw`]; the checks are the same. Tensors that lie in pieces
+//! are put together by [`Weights::join`].
 
 mod error;
 mod file;
+mod joined;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
@@ -17,7 +20,10 @@ use safetensors::SafeTensors;
 
 pub use error::WeightsError;
 pub use file::WeightFile;
+pub use joined::{JoinedTensor, Part};
 pub use safetensors::Dtype as StoredDtype;
+
+use joined::Piece;
 
 /// How bytes that did not come from a file are called in messages.
 const EMBEDDED: &str = "the embedded weights";
@@ -37,11 +43,17 @@ pub struct RawTensor {
 
 #[derive(Debug)]
 struct Entry {
-    shard: usize,
     stored: StoredDtype,
     shape: Vec<usize>,
-    /// Where its bytes are in the shard; within it, and as long as shape and dtype say.
-    range: Range<usize>,
+    /// Where its values are: at least one.
+    pieces: Vec<Piece>,
+}
+
+impl Entry {
+    /// The file with its first values, for messages.
+    fn shard<'a>(&self, shards: &'a [WeightFile]) -> &'a WeightFile {
+        &shards[self.pieces[0].shard]
+    }
 }
 
 /// The tensors of one checkpoint, over any number of files.
@@ -121,7 +133,7 @@ impl Weights {
         for tensor in &tensors {
             check_bytes(&file, tensor)?;
             let first = match self.entries.get(&tensor.name) {
-                Some(entry) => Some(self.shards[entry.shard].name()),
+                Some(entry) => Some(entry.shard(&self.shards).name()),
                 None if names.insert(&tensor.name) => None,
                 None => Some(file.name()),
             };
@@ -137,10 +149,9 @@ impl Weights {
         self.shards.push(file);
         self.entries.extend(tensors.into_iter().map(|tensor| {
             let entry = Entry {
-                shard,
                 stored: tensor.dtype,
+                pieces: vec![Piece::whole(shard, tensor.range, &tensor.shape)],
                 shape: tensor.shape,
-                range: tensor.range,
             };
             (tensor.name, entry)
         }));
@@ -154,17 +165,19 @@ impl Weights {
     pub fn merge(&mut self, prefix: &str, other: Self) -> Result<(), WeightsError> {
         let offset = self.shards.len();
         let mut entries = BTreeMap::new();
-        for (name, entry) in other.entries {
+        for (name, mut entry) in other.entries {
             let name = format!("{prefix}{name}");
             if let Some(first) = self.entries.get(&name) {
                 return Err(WeightsError::Duplicate {
                     name,
-                    first: self.shards[first.shard].name().to_owned(),
-                    second: other.shards[entry.shard].name().to_owned(),
+                    first: first.shard(&self.shards).name().to_owned(),
+                    second: entry.shard(&other.shards).name().to_owned(),
                 });
             }
-            let shard = entry.shard + offset;
-            entries.insert(name, Entry { shard, ..entry });
+            for piece in &mut entry.pieces {
+                piece.shard += offset;
+            }
+            entries.insert(name, entry);
         }
         self.shards.extend(other.shards);
         self.entries.extend(entries);
@@ -193,7 +206,8 @@ impl Weights {
     /// Bytes that all tensors take as they are stored.
     #[must_use]
     pub fn total_bytes(&self) -> usize {
-        self.entries.values().map(|entry| entry.range.len()).sum()
+        let pieces = self.entries.values().flat_map(|entry| &entry.pieces);
+        pieces.map(|piece| piece.range.len()).sum()
     }
 
     /// Copies a tensor to a device, converted to `dtype` if one is given.
@@ -215,7 +229,7 @@ impl Weights {
                 name: name.to_owned(),
                 files: self.files(),
             })?;
-        let shard = &self.shards[entry.shard];
+        let shard = entry.shard(&self.shards);
         if entry.shape != expected_shape {
             return Err(WeightsError::Shape {
                 name: name.to_owned(),
@@ -230,9 +244,12 @@ impl Weights {
             found: entry.stored.to_string(),
         })?;
         let load = || {
-            let data = &shard.bytes()[entry.range.clone()];
+            let data = match entry.pieces.as_slice() {
+                [piece] => Cow::Borrowed(&shard.bytes()[piece.range.clone()]),
+                _ => Cow::Owned(entry.gathered(&self.shards)),
+            };
             // Converted on the host: what crosses to a device is already of its final size.
-            Tensor::from_raw_buffer(data, stored, &entry.shape, &Device::Cpu)?
+            Tensor::from_raw_buffer(&data, stored, &entry.shape, &Device::Cpu)?
                 .to_dtype(dtype.unwrap_or(stored))?
                 .to_device(device)
         };

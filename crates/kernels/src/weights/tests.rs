@@ -273,3 +273,97 @@ fn an_open_file_needs_no_path() {
     assert_eq!(weights.shape("a"), Some(vec![2, 2]));
     assert!(!format!("{file:?}").contains("[0"), "{file:?}");
 }
+
+fn part(source: &str, first: usize, offsets: &[usize], sizes: &[usize]) -> Part {
+    Part {
+        source: source.to_owned(),
+        first,
+        offsets: offsets.to_vec(),
+        sizes: sizes.to_vec(),
+    }
+}
+
+fn joined(shape: &[usize], parts: Vec<Part>) -> JoinedTensor {
+    JoinedTensor {
+        name: "joined".to_owned(),
+        shape: shape.to_vec(),
+        parts,
+    }
+}
+
+#[test]
+fn parts_come_together_in_their_places() {
+    let weights = || {
+        let mut weights = Weights::empty();
+        for (name, start) in [("a", 0), ("b", 16)] {
+            let tensors = vec![raw(name, StoredDtype::U8, &[2, 6], start..start + 12)];
+            weights.add_raw(counting(name, 32), tensors).unwrap();
+        }
+        weights
+    };
+    let bytes = |tensor: JoinedTensor| {
+        let shape = tensor.shape.clone();
+        let weights = weights().join(vec![tensor]).unwrap();
+        assert_eq!(weights.names().collect::<Vec<_>>(), ["joined"]);
+        assert_eq!(weights.total_bytes(), shape.iter().product::<usize>());
+        let tensor = weights.tensor("joined", &shape, None, &Device::Cpu);
+        tensor
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1::<u8>()
+            .unwrap()
+    };
+    let rows = vec![
+        part("b", 0, &[1, 0], &[1, 3]),
+        part("a", 3, &[0, 0], &[1, 3]),
+    ];
+    assert_eq!(bytes(joined(&[2, 3], rows)), [3, 4, 5, 16, 17, 18]);
+    let columns = vec![
+        part("a", 6, &[0, 0], &[2, 1]),
+        part("b", 6, &[0, 1], &[2, 2]),
+    ];
+    assert_eq!(bytes(joined(&[2, 3], columns)), [6, 22, 23, 7, 24, 25]);
+    let cube = vec![
+        part("a", 0, &[0, 0, 0], &[2, 1, 2]),
+        part("b", 0, &[0, 1, 0], &[2, 1, 2]),
+    ];
+    assert_eq!(
+        bytes(joined(&[2, 2, 2], cube)),
+        [0, 1, 16, 17, 2, 3, 18, 19]
+    );
+    assert_eq!(bytes(joined(&[], vec![part("b", 11, &[], &[])])), [27]);
+}
+
+#[test]
+fn parts_that_do_not_fit_are_refused() {
+    let refused = |shape: &[usize], parts: Vec<Part>| {
+        let mut weights = Weights::empty();
+        let tensors = vec![
+            raw("a", StoredDtype::U8, &[8], 0..8),
+            raw("wide", StoredDtype::F32, &[2], 8..16),
+        ];
+        weights.add_raw(counting("file", 32), tensors).unwrap();
+        weights
+            .join(vec![joined(shape, parts)])
+            .unwrap_err()
+            .to_string()
+    };
+    for parts in [
+        vec![part("a", 1, &[0], &[8])],
+        vec![part("a", usize::MAX, &[0], &[8])],
+        vec![part("a", 0, &[1], &[8])],
+        vec![part("a", 0, &[usize::MAX], &[8])],
+        vec![part("a", 0, &[0, 0], &[8, 1])],
+        vec![part("a", 0, &[0], &[6]), part("wide", 0, &[6], &[2])],
+    ] {
+        let words = refused(&[8], parts);
+        assert!(words.contains("does not fit"), "{words}");
+    }
+    let words = refused(&[8], vec![part("a", 0, &[0], &[4])]);
+    assert!(words.contains("4 values in all"), "{words}");
+    let words = refused(&[8], Vec::new());
+    assert!(words.contains("0 values in all"), "{words}");
+    let words = refused(&[1], vec![part("none", 0, &[0], &[1])]);
+    assert!(words.contains("no tensor `none`"), "{words}");
+}

@@ -10,11 +10,15 @@
 //! computed in strips, so that of the intermediate rows only those of one strip per thread are in
 //! memory.
 
+mod square;
+
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::picture::Picture;
+
+pub use square::pil_on_square;
 
 /// Fractional bits of a weight: 32 less 8 for the pixel and 2 for sums that overshoot.
 const WEIGHT_BITS: u32 = 22;
@@ -125,8 +129,8 @@ fn resize(picture: &Picture, size: (u32, u32), window: Window, filter: Filter) -
     let passes = Passes {
         source: picture.rgb(),
         stride: picture.width() as usize * CHANNELS,
-        across: Taps::new(picture.width() as usize, size.0 as usize, columns, filter),
-        down: Taps::new(picture.height() as usize, size.1 as usize, rows, filter),
+        across: &Taps::new(picture.width() as usize, size.0 as usize, columns, filter),
+        down: &Taps::new(picture.height() as usize, size.1 as usize, rows, filter),
     };
     let row_bytes = window.width as usize * CHANNELS;
     let mut rgb = vec![0; row_bytes * window.height as usize];
@@ -154,8 +158,8 @@ struct Passes<'a> {
     source: &'a [u8],
     /// Bytes of a row of `source`.
     stride: usize,
-    across: Taps,
-    down: Taps,
+    across: &'a Taps,
+    down: &'a Taps,
 }
 
 impl Passes<'_> {

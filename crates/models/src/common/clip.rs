@@ -73,6 +73,24 @@ impl Geometry {
     }
 }
 
+/// Views that go through a tower at once. Bounds the memory of its inner layers (about 80 MB for
+/// this many at full size), whatever the number of pictures.
+const VIEWS_PER_PASS: usize = 8;
+
+/// Puts views `[n, 3, side, side]` through `encode`, a bounded number at a time, which gives a
+/// tensor `[n, ..]` for `n` of them.
+pub(crate) fn in_passes(
+    views: &Tensor,
+    encode: impl Fn(&Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let count = views.dim(0)?;
+    let passes = (0..count).step_by(VIEWS_PER_PASS).map(|start| {
+        let views = views.narrow(0, start, VIEWS_PER_PASS.min(count - start))?;
+        encode(&views)
+    });
+    Tensor::cat(&passes.collect::<Result<Vec<_>>>()?, 0)
+}
+
 /// What a configuration states of a tower, although the tensors tell it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Stated {

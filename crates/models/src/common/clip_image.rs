@@ -5,9 +5,9 @@ use std::fmt;
 use candle_core::Tensor;
 use serde::Deserialize;
 use vlmd_media::Picture;
-use vlmd_media::resample::{Filter, Window, pil, pil_window};
+use vlmd_media::resample::{Filter, Window, pil, pil_on_square, pil_window};
 
-use super::levels::{Levels, Normalisation, PREPROCESSOR_FILE, check_rescale_factor};
+use super::levels::{COLOURS, Levels, Normalisation, PREPROCESSOR_FILE, check_rescale_factor};
 use crate::{LoadError, ModelFiles};
 
 /// `resample` by PIL's numbers.
@@ -74,6 +74,8 @@ pub(crate) struct ClipImage {
     /// The shorter side is scaled to it, and not both.
     keeps_ratio: bool,
     filter: Filter,
+    /// What lies around a picture that is not square.
+    mean_colour: [u8; COLOURS],
     levels: Levels,
 }
 
@@ -84,6 +86,7 @@ impl ClipImage {
             side,
             keeps_ratio: true,
             filter: Filter::Bicubic,
+            mean_colour: Normalisation::default().mean_colour(),
             levels: Levels::rescaled(&Normalisation::default()),
         }
     }
@@ -131,6 +134,7 @@ impl ClipImage {
             keeps_ratio: !settings.use_square_size
                 && !matches!(settings.size, Some(Size::Sides { .. })),
             filter,
+            mean_colour: settings.normalisation.mean_colour(),
             levels: Levels::rescaled(&settings.normalisation),
         })
     }
@@ -170,6 +174,14 @@ impl ClipImage {
             Some(middle) => self.levels.tensor(&middle),
             None => candle_core::bail!("a picture of {width} x {height} pixels is too long"),
         }
+    }
+
+    /// The whole picture in the middle of a square of the mean colour, `[1, 3, side, side]`, as
+    /// LLaVA's `expand2square` makes it.
+    pub(crate) fn padded(&self, picture: &Picture) -> candle_core::Result<Tensor> {
+        let side = fit(self.side);
+        let square = pil_on_square(picture, self.mean_colour, side, self.filter);
+        self.levels.tensor(&square)
     }
 
     /// The whole picture on a square, its ratio not kept, `[1, 3, side, side]`.

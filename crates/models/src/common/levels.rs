@@ -43,6 +43,11 @@ impl Default for Normalisation {
 }
 
 impl Normalisation {
+    /// The mean as a colour, cut off as LLaVA and NeMo do it for what lies around a picture.
+    pub(crate) fn mean_colour(&self) -> [u8; COLOURS] {
+        self.image_mean.map(|mean| (mean * 255.0) as u8)
+    }
+
     /// Checks that pixels stay finite.
     pub(crate) fn check(&self) -> Result<(), LoadError> {
         let must = |field, bound, found: &[f32]| {

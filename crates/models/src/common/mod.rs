@@ -3,6 +3,7 @@
 pub(crate) mod activation;
 pub(crate) mod chat;
 pub(crate) mod clip;
+pub(crate) mod clip_config;
 pub(crate) mod clip_image;
 pub(crate) mod decoder;
 pub(crate) mod encoder;

@@ -16,6 +16,33 @@ pub(crate) const MAX_SIZE: usize = 1 << 24;
 /// Most layers of a decoder or tower.
 pub(crate) const MAX_LAYERS: usize = 4096;
 
+/// How a kind of configuration calls the sizes, and where it is kept.
+#[derive(Debug)]
+pub(crate) struct Fields {
+    pub(crate) file: &'static str,
+    pub(crate) vocab_size: &'static str,
+    pub(crate) hidden_size: &'static str,
+    pub(crate) intermediate_size: &'static str,
+    pub(crate) layers: &'static str,
+    pub(crate) heads: &'static str,
+    pub(crate) kv_heads: &'static str,
+    pub(crate) head_dim: &'static str,
+    pub(crate) max_positions: &'static str,
+}
+
+/// Hugging Face's.
+pub(crate) const HUGGING_FACE: Fields = Fields {
+    file: CONFIG_FILE,
+    vocab_size: "vocab_size",
+    hidden_size: "hidden_size",
+    intermediate_size: "intermediate_size",
+    layers: "num_hidden_layers",
+    heads: "num_attention_heads",
+    kv_heads: "num_key_value_heads",
+    head_dim: "head_dim",
+    max_positions: "max_position_embeddings",
+};
+
 /// Sizes of a decoder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sizes {
@@ -33,41 +60,53 @@ pub(crate) struct Sizes {
 
 impl Sizes {
     /// The width of a head where the configuration does not state it.
-    pub(crate) fn head_dim(hidden_size: usize, heads: usize) -> Result<usize, LoadError> {
-        within("hidden_size", hidden_size, 1..=MAX_SIZE)?;
-        within("num_attention_heads", heads, 1..=hidden_size)?;
+    pub(crate) fn head_dim(
+        hidden_size: usize,
+        heads: usize,
+        fields: &Fields,
+    ) -> Result<usize, LoadError> {
+        fields.within(fields.hidden_size, hidden_size, 1..=MAX_SIZE)?;
+        fields.within(fields.heads, heads, 1..=hidden_size)?;
         if !hidden_size.is_multiple_of(heads) {
-            return Err(must(
-                "hidden_size",
-                format!("be a multiple of `num_attention_heads` ({heads})"),
+            return Err(fields.must(
+                fields.hidden_size,
+                format!("be a multiple of `{}` ({heads})", fields.heads),
                 hidden_size,
             ));
         }
         Ok(hidden_size / heads)
     }
 
-    /// Checks each size and how they fit, under the names of Hugging Face's configurations.
-    pub(crate) fn check(&self) -> Result<(), LoadError> {
+    /// Checks each size and how they fit; `fields` says how to call them.
+    pub(crate) fn check(&self, fields: &Fields) -> Result<(), LoadError> {
         let heads = self.heads;
-        within("vocab_size", self.vocab_size, 1..=MAX_SIZE)?;
-        within("hidden_size", self.hidden_size, 1..=MAX_SIZE)?;
-        within("intermediate_size", self.intermediate_size, 1..=MAX_SIZE)?;
-        within("num_hidden_layers", self.layers, 1..=MAX_LAYERS)?;
-        within("num_attention_heads", heads, 1..=MAX_SIZE)?;
-        within("head_dim", self.head_dim, 1..=MAX_SIZE)?;
-        within("max_position_embeddings", self.max_positions, 2..=MAX_SIZE)?;
+        for (field, size, bounds) in [
+            (fields.vocab_size, self.vocab_size, 1..=MAX_SIZE),
+            (fields.hidden_size, self.hidden_size, 1..=MAX_SIZE),
+            (
+                fields.intermediate_size,
+                self.intermediate_size,
+                1..=MAX_SIZE,
+            ),
+            (fields.layers, self.layers, 1..=MAX_LAYERS),
+            (fields.heads, heads, 1..=MAX_SIZE),
+            (fields.head_dim, self.head_dim, 1..=MAX_SIZE),
+            (fields.max_positions, self.max_positions, 2..=MAX_SIZE),
+        ] {
+            fields.within(field, size, bounds)?;
+        }
         if !self.head_dim.is_multiple_of(2) {
-            return Err(must(
-                "hidden_size",
-                format!("give each of the {heads} `num_attention_heads` an even width"),
+            return Err(fields.must(
+                fields.hidden_size,
+                format!("give each of the {heads} `{}` an even width", fields.heads),
                 self.hidden_size,
             ));
         }
-        within("num_key_value_heads", self.kv_heads, 1..=heads)?;
+        fields.within(fields.kv_heads, self.kv_heads, 1..=heads)?;
         if !heads.is_multiple_of(self.kv_heads) {
-            return Err(must(
-                "num_attention_heads",
-                format!("be a multiple of `num_key_value_heads` ({})", self.kv_heads),
+            return Err(fields.must(
+                fields.heads,
+                format!("be a multiple of `{}` ({})", fields.kv_heads, self.kv_heads),
                 heads,
             ));
         }
@@ -89,6 +128,27 @@ impl Sizes {
     }
 }
 
+impl Fields {
+    /// An error about one of them: "`field` must `bound`, but is `value`".
+    pub(crate) fn must(&self, field: &str, bound: impl Display, value: impl Display) -> LoadError {
+        LoadError::invalid(self.file, format!("`{field}` must {bound}, but is {value}"))
+    }
+
+    /// Checks a number.
+    pub(crate) fn within(
+        &self,
+        field: &str,
+        value: usize,
+        bounds: RangeInclusive<usize>,
+    ) -> Result<(), LoadError> {
+        if bounds.contains(&value) {
+            return Ok(());
+        }
+        let (least, most) = bounds.into_inner();
+        Err(self.must(field, format!("be between {least} and {most}"), value))
+    }
+}
+
 /// Checks a norm's epsilon.
 pub(crate) fn check_eps(field: &str, eps: f64) -> Result<(), LoadError> {
     if (0.0..1.0).contains(&eps) {
@@ -99,10 +159,7 @@ pub(crate) fn check_eps(field: &str, eps: f64) -> Result<(), LoadError> {
 
 /// An error about a field of `config.json`: "`field` must `bound`, but is `value`".
 pub(crate) fn must(field: &str, bound: impl Display, value: impl Display) -> LoadError {
-    LoadError::invalid(
-        CONFIG_FILE,
-        format!("`{field}` must {bound}, but is {value}"),
-    )
+    HUGGING_FACE.must(field, bound, value)
 }
 
 /// Checks a number in `config.json`.
@@ -111,9 +168,5 @@ pub(crate) fn within(
     value: usize,
     bounds: RangeInclusive<usize>,
 ) -> Result<(), LoadError> {
-    if bounds.contains(&value) {
-        return Ok(());
-    }
-    let (least, most) = bounds.into_inner();
-    Err(must(field, format!("be between {least} and {most}"), value))
+    HUGGING_FACE.within(field, value, bounds)
 }

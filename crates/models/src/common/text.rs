@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use vlmd_text::{ChatTemplate, SpecialTokens, TemplateFiles, TextError, Tokenizer};
 
-use crate::{LoadError, ModelFiles, PrepareError};
+use crate::{LoadError, ModelFiles, NemoFiles, PrepareError};
 
 const TOKENIZER_FILE: &str = "tokenizer.json";
 const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
@@ -40,7 +40,24 @@ pub(crate) fn tokenizer(files: &ModelFiles, placeholders: &[&str]) -> Result<Tok
     let bytes = files.read(TOKENIZER_FILE)?;
     Tokenizer::from_bytes(&bytes)
         .and_then(|tokenizer| tokenizer.with_shielded(placeholders))
-        .map_err(LoadError::Tokenizer)
+        .map_err(invalid_tokenizer)
+}
+
+/// `tokenizer.json` cannot be used.
+pub(crate) fn invalid_tokenizer(source: TextError) -> LoadError {
+    LoadError::Tokenizer {
+        file: TOKENIZER_FILE.to_owned(),
+        source,
+    }
+}
+
+/// Reads a SentencePiece model, as NeMo keeps it.
+pub(crate) fn sentencepiece(files: &NemoFiles, name: &str) -> Result<Tokenizer, LoadError> {
+    let bytes = files.read(name)?;
+    Tokenizer::from_sentencepiece(&bytes).map_err(|source| LoadError::Tokenizer {
+        file: name.to_owned(),
+        source,
+    })
 }
 
 /// The id of a token that the architecture cannot do without.

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::rope::{Llama3Rope, Rope};
-use super::sizes::{MAX_SIZE, Sizes, check_eps, must, within};
+use super::sizes::{HUGGING_FACE, MAX_SIZE, Sizes, check_eps, must, within};
 use super::text::TokenIds;
 use crate::LoadError;
 
@@ -125,13 +125,13 @@ impl TextConfig {
                 .unwrap_or(heads),
             head_dim: match self.head_dim {
                 Some(width) => width,
-                None => Sizes::head_dim(hidden_size, heads)?,
+                None => Sizes::head_dim(hidden_size, heads, &HUGGING_FACE)?,
             },
             max_positions: positions
                 .unwrap_or(defaults.max_positions)
                 .min(window.unwrap_or(usize::MAX)),
         };
-        sizes.check()?;
+        sizes.check(&HUGGING_FACE)?;
         match self.hidden_act.as_deref() {
             None | Some("silu") => Ok(sizes),
             Some(other) => Err(must("hidden_act", "be `silu`", other)),

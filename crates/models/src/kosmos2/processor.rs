@@ -190,7 +190,7 @@ fn tokenizer(files: &ModelFiles) -> Result<Tokenizer, LoadError> {
         .collect();
     let tokenizer = text::tokenizer(files, &[])?
         .with_recognised(&markup)
-        .map_err(LoadError::Tokenizer)?;
+        .map_err(text::invalid_tokenizer)?;
     for token in markup {
         text::required_token(&tokenizer, token)?;
     }

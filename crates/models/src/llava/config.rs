@@ -4,8 +4,9 @@ use serde::Deserialize;
 
 use crate::common::activation::Activation;
 use crate::common::clip;
+use crate::common::clip_config::ClipConfig;
 use crate::common::levels::PREPROCESSOR_FILE;
-use crate::common::sizes::{CONFIG_FILE, MAX_LAYERS, MAX_SIZE, check_eps, must, within};
+use crate::common::sizes::{CONFIG_FILE, must};
 use crate::common::text_config::{Defaults, LLAMA, MISTRAL, TextConfig};
 use crate::{LoadError, ModelFiles};
 
@@ -13,17 +14,13 @@ use crate::{LoadError, ModelFiles};
 const MAX_PINPOINTS: usize = 256;
 const MAX_PINPOINT: usize = 1 << 14;
 
-/// Width and heads of a tower whose configuration leaves them out, as in `CLIPVisionConfig`.
-const CLIP_HIDDEN: usize = 768;
-const CLIP_HEADS: usize = 12;
-
 /// `config.json`.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Config {
     #[serde(default)]
     pub(super) text_config: TextConfig,
     #[serde(default)]
-    vision_config: VisionConfig,
+    vision_config: ClipConfig,
     /// `image_token_id` since transformers 4.52.
     #[serde(default = "default_image_token", alias = "image_token_id")]
     pub(super) image_token_index: u32,
@@ -37,19 +34,6 @@ pub(super) struct Config {
     vision_feature_select_strategy: String,
     /// `(height, width)` in pixels. LLaVA-NeXT only.
     image_grid_pinpoints: Option<Vec<(usize, usize)>>,
-}
-
-/// `vision_config`. Of what is missing the tensors tell the sizes, and the rest is OpenAI's.
-#[derive(Debug, Clone, Default, Deserialize)]
-struct VisionConfig {
-    model_type: Option<String>,
-    hidden_size: Option<usize>,
-    image_size: Option<usize>,
-    patch_size: Option<usize>,
-    num_attention_heads: Option<usize>,
-    num_hidden_layers: Option<usize>,
-    hidden_act: Option<String>,
-    layer_norm_eps: Option<f64>,
 }
 
 fn default_image_token() -> u32 {
@@ -112,13 +96,7 @@ impl Config {
 
     /// What tensors tell about the tower, too.
     pub(super) fn stated(&self) -> clip::Stated {
-        let vision = &self.vision_config;
-        clip::Stated {
-            hidden_size: vision.hidden_size,
-            image_size: vision.image_size,
-            patch_size: vision.patch_size,
-            num_hidden_layers: vision.num_hidden_layers,
-        }
+        self.vision_config.stated()
     }
 
     /// What tensors do not tell about the tower.
@@ -133,11 +111,9 @@ impl Config {
                 kind,
             ));
         }
-        if let Some(layers) = vision.num_hidden_layers {
-            within("vision_config.num_hidden_layers", layers, 1..=MAX_LAYERS)?;
-        }
         let layer = self.vision_feature_layer;
-        let hidden_state = match vision.num_hidden_layers {
+        let mut options = vision.options(layer)?;
+        options.hidden_state = match vision.num_hidden_layers {
             _ if layer < 0 => layer,
             // Counted from the end, of one state more than there are layers.
             Some(layers) if layer as usize <= layers => layer - layers as i64 - 1,
@@ -149,32 +125,6 @@ impl Config {
                 ));
             }
         };
-        let mut options = clip::Options::openai(hidden_state);
-        let hidden = vision.hidden_size.unwrap_or(CLIP_HIDDEN);
-        let heads = vision.num_attention_heads.unwrap_or(CLIP_HEADS);
-        within("vision_config.hidden_size", hidden, 1..=MAX_SIZE)?;
-        within("vision_config.num_attention_heads", heads, 1..=hidden)?;
-        if !hidden.is_multiple_of(heads) {
-            return Err(must(
-                "vision_config.hidden_size",
-                format!("be a multiple of `vision_config.num_attention_heads` ({heads})"),
-                hidden,
-            ));
-        }
-        options.head_dim = hidden / heads;
-        if let Some(name) = &vision.hidden_act {
-            options.activation = Activation::named(name).ok_or_else(|| {
-                must(
-                    "vision_config.hidden_act",
-                    "be `quick_gelu` or `gelu`",
-                    name,
-                )
-            })?;
-        }
-        if let Some(eps) = vision.layer_norm_eps {
-            check_eps("vision_config.layer_norm_eps", eps)?;
-            options.layer_norm_eps = eps as f32;
-        }
         Ok(options)
     }
 

@@ -9,15 +9,11 @@ use super::config::Config;
 use super::processor::Views;
 use crate::LoadError;
 use crate::common::activation::Activation;
-use crate::common::clip::Clip;
+use crate::common::clip::{self, Clip};
 use crate::common::decoder::{Decoder, llama};
 use crate::common::names::Parts;
 use crate::common::params::Params;
 use crate::common::positions::Positions;
-
-/// Views that go through the tower at once. Bounds the memory of its inner layers (about 80 MB
-/// for this many at full size), whatever the number of pictures.
-const VIEWS_PER_PASS: usize = 8;
 
 /// LLaVA-1.5 or LLaVA-NeXT with its weights.
 #[derive(Debug)]
@@ -144,12 +140,7 @@ impl Model for Llava {
         }
         let pixels: Vec<&Tensor> = images.iter().map(|image| &image.pixels).collect();
         let pixels = Tensor::cat(&pixels, 0)?;
-        let views = pixels.dim(0)?;
-        let passes = (0..views).step_by(VIEWS_PER_PASS).map(|start| {
-            let count = VIEWS_PER_PASS.min(views - start);
-            self.project(&pixels.narrow(0, start, count)?)
-        });
-        let projected = Tensor::cat(&passes.collect::<Result<Vec<_>>>()?, 0)?;
+        let projected = clip::in_passes(&pixels, |views| self.project(views))?;
         let mut first = 0;
         let mut features = Vec::with_capacity(images.len());
         for image in images {

@@ -13,7 +13,6 @@ mod distributed;
 mod gzip;
 mod ranks;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,8 +22,6 @@ use crate::LoadError;
 use container::Container;
 use distributed::Distributed;
 use ranks::Ranks;
-
-pub use distributed::{DistributedChunk, DistributedTensor};
 
 /// The configuration's name.
 pub const CONFIG_FILE: &str = "model_config.yaml";
@@ -106,21 +103,11 @@ impl NemoArchive {
         }
     }
 
-    /// The tensors of a distributed checkpoint, by the names that Megatron core gives them; `None`
-    /// if it is none.
-    #[must_use]
-    pub fn distributed(&self) -> Option<&BTreeMap<String, DistributedTensor>> {
-        match &self.0.layout {
-            Layout::Ranks(_) => None,
-            Layout::Distributed(distributed) => Some(distributed.tensors()),
-        }
-    }
-
     /// All tensors. Nothing is copied.
     ///
     /// Those of ranks are named as in their rank's file, behind `tp{T}.pp{P}.`, where T and P
-    /// count from 0. Of a distributed checkpoint these are the parts that
-    /// [`distributed`](Self::distributed) names.
+    /// count from 0. Those of a distributed checkpoint are whole, and named as those of a single
+    /// rank.
     ///
     /// # Errors
     /// [`LoadError::Invalid`] when a file is not what it should be, wants something called that
@@ -128,7 +115,11 @@ impl NemoArchive {
     pub fn weights(&self) -> Result<Weights, LoadError> {
         match &self.0.layout {
             Layout::Ranks(ranks) => ranks.weights(&self.0.container),
-            Layout::Distributed(distributed) => distributed.weights(&self.0.container),
+            Layout::Distributed(distributed) => {
+                let mut weights = Weights::empty();
+                weights.merge("tp0.pp0.", distributed.weights(&self.0.container)?)?;
+                Ok(weights)
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use crate::common::rope::{LongRope, Rope};
-use crate::common::sizes::{CONFIG_FILE, MAX_SIZE, Sizes, check_eps, must, within};
+use crate::common::sizes::{CONFIG_FILE, HUGGING_FACE, MAX_SIZE, Sizes, check_eps, must, within};
 use crate::common::text::TokenIds;
 use crate::{LoadError, ModelFiles};
 
@@ -111,7 +111,7 @@ impl Config {
         if let Some(window) = self.sliding_window {
             within("sliding_window", window, 2..=usize::MAX)?;
         }
-        self.sizes()?.check()?;
+        self.sizes()?.check(&HUGGING_FACE)?;
         check_eps("rms_norm_eps", self.rms_norm_eps)?;
         if self.hidden_act != "silu" {
             return Err(must("hidden_act", "be `silu`", &self.hidden_act));
@@ -200,7 +200,7 @@ impl Config {
     }
 
     fn head_dim(&self) -> Result<usize, LoadError> {
-        Sizes::head_dim(self.hidden_size, self.num_attention_heads)
+        Sizes::head_dim(self.hidden_size, self.num_attention_heads, &HUGGING_FACE)
     }
 
     /// Which of the tower's hidden states is used, counted from the end.

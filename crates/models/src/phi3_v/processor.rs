@@ -365,6 +365,7 @@ mod tests {
         let message = |parts: &[usize]| Message {
             role: "user".to_owned(),
             parts: parts.iter().map(|&picture| Part::Image(picture)).collect(),
+            ..Message::default()
         };
         let chat = Chat {
             messages: vec![message(&[2, 0]), message(&[2, 1])],

@@ -298,6 +298,7 @@ fn a_base_model_refuses_conversations() {
         messages: vec![Message {
             role: "user".to_owned(),
             parts: vec![Part::Text("Hello.".to_owned())],
+            ..Message::default()
         }],
         ..Chat::default()
     };

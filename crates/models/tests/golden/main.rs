@@ -10,6 +10,7 @@ mod checkpoint;
 mod kosmos2;
 mod llava;
 mod mllama;
+mod neva;
 mod phi3_v;
 mod spellings;
 mod support;

@@ -2,10 +2,12 @@
 //! a last norm and a head.
 //!
 //! An architecture says what its decoder is made of ([`Weights`]) and from which tensors; the
-//! arithmetic is here, once. [`llama`] reads the tensor names that most checkpoints have.
+//! arithmetic is here, once. [`llama`] reads the tensor names that most checkpoints have, [`megatron`]
+//! those of NVIDIA's.
 
 mod layer;
 pub(crate) mod llama;
+pub(crate) mod megatron;
 mod mlp;
 
 use candle_core::{DType, Device, IndexOp, Result, Tensor};

@@ -6,6 +6,7 @@
 //! `megatron/core/dist_checkpointing/strategies`.
 
 mod grid;
+mod layers;
 mod zarr;
 
 use std::collections::BTreeMap;
@@ -24,31 +25,28 @@ const FOLDER: &str = "model_weights/";
 const TORCH_METADATA: &str = "model_weights/.metadata";
 
 /// A tensor in chunks, which cover it without gap or overlap.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DistributedTensor {
+#[derive(Debug)]
+struct Tensor {
     /// Its sizes, outermost first.
-    pub shape: Vec<usize>,
-    /// Its chunks, by their offsets ascending.
-    pub chunks: Vec<DistributedChunk>,
+    shape: Vec<usize>,
+    chunks: Vec<Chunk>,
 }
 
-/// A part of a [`DistributedTensor`], of as many dimensions.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DistributedChunk {
-    /// What [`NemoArchive::weights`](super::NemoArchive::weights) calls it:
-    /// `dist.{tensor}#{offsets}` with commas between the offsets.
-    pub name: String,
+/// A part of a [`Tensor`], of as many dimensions.
+#[derive(Debug)]
+struct Chunk {
+    /// No other chunk is called so.
+    name: String,
     /// Where it begins in the tensor, along each axis.
-    pub offsets: Vec<usize>,
+    offsets: Vec<usize>,
     /// Its own shape.
-    pub sizes: Vec<usize>,
+    sizes: Vec<usize>,
 }
 
-impl DistributedChunk {
+impl Chunk {
     fn new(tensor: &str, offsets: Vec<usize>, sizes: Vec<usize>) -> Self {
-        let at: Vec<String> = offsets.iter().map(usize::to_string).collect();
         Self {
-            name: format!("dist.{tensor}#{}", at.join(",")),
+            name: format!("{tensor} at {offsets:?}"),
             offsets,
             sizes,
         }
@@ -58,7 +56,7 @@ impl DistributedChunk {
 /// A distributed checkpoint.
 #[derive(Debug)]
 pub(super) struct Distributed {
-    tensors: BTreeMap<String, DistributedTensor>,
+    tensors: BTreeMap<String, Tensor>,
     /// The chunks of each member of the container.
     files: BTreeMap<String, Vec<Stored>>,
 }
@@ -109,11 +107,6 @@ impl Distributed {
         Ok(Some(found))
     }
 
-    /// All tensors by their names.
-    pub(super) fn tensors(&self) -> &BTreeMap<String, DistributedTensor> {
-        &self.tensors
-    }
-
     fn add_saved(&mut self, file: &str, tensor: SavedTensor) -> Result<(), LoadError> {
         let SavedTensor {
             name,
@@ -136,13 +129,12 @@ impl Distributed {
             range,
         } in chunks
         {
-            let chunk = DistributedChunk::new(&name, offsets, sizes);
+            let chunk = Chunk::new(&name, offsets, sizes);
             self.store(format!("{FOLDER}{file}"), &chunk, Form::Torch(range));
             listed.push(chunk);
         }
         let chunks = listed;
-        self.tensors
-            .insert(name, DistributedTensor { shape, chunks });
+        self.tensors.insert(name, Tensor { shape, chunks });
         Ok(())
     }
 
@@ -158,17 +150,17 @@ impl Distributed {
             if !container.has(&member) {
                 return Err(container.missing(&member));
             }
-            let chunk = DistributedChunk::new(name, offsets, array.chunk_shape().to_vec());
+            let chunk = Chunk::new(name, offsets, array.chunk_shape().to_vec());
             self.store(member, &chunk, Form::Plain(array.dtype()));
             chunks.push(chunk);
         }
         let shape = array.shape().to_vec();
         self.tensors
-            .insert(name.to_owned(), DistributedTensor { shape, chunks });
+            .insert(name.to_owned(), Tensor { shape, chunks });
         Ok(())
     }
 
-    fn store(&mut self, member: String, chunk: &DistributedChunk, form: Form) {
+    fn store(&mut self, member: String, chunk: &Chunk, form: Form) {
         self.files.entry(member).or_default().push(Stored {
             name: chunk.name.clone(),
             shape: chunk.sizes.clone(),
@@ -176,7 +168,7 @@ impl Distributed {
         });
     }
 
-    /// All chunks by their names.
+    /// All tensors, the layers of a model apart.
     pub(super) fn weights(&self, container: &Container) -> Result<Weights, LoadError> {
         let mut weights = Weights::empty();
         for (member, chunks) in &self.files {
@@ -188,7 +180,9 @@ impl Distributed {
             }
             weights.add_raw(file, tensors)?;
         }
-        Ok(weights)
+        let joined = self.tensors.iter();
+        let joined = joined.flat_map(|(name, tensor)| layers::apart(name, tensor));
+        Ok(weights.join(joined.collect())?)
     }
 }
 

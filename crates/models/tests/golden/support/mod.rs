@@ -7,7 +7,7 @@
 pub(crate) mod runner;
 pub(crate) mod suite;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use vlmd_media::{DecodeLimits, Picture};
+use vlmd_models::{ModelFiles, NemoFiles};
 
 /// The directories whose goldens are of `architecture`. There is always at least one.
 pub(crate) fn directories(architecture: &str) -> Vec<PathBuf> {
@@ -47,6 +48,8 @@ pub(crate) struct Golden {
     pub(crate) cases: Vec<Case>,
     pub(crate) stop_ids: Vec<u32>,
     date_string: Option<String>,
+    /// File names of a `.nemo` archive and of the vision tower beside it.
+    archive: Option<(String, String)>,
     tensors: HashMap<String, Tensor>,
 }
 
@@ -76,6 +79,21 @@ pub(crate) struct Case {
 pub(crate) struct GoldenMessage {
     pub(crate) role: String,
     pub(crate) content: Content,
+    /// `name:value,name:value`.
+    labels: Option<String>,
+}
+
+impl GoldenMessage {
+    /// The labels by their names.
+    pub(crate) fn labels(&self) -> BTreeMap<String, u8> {
+        let labels = self.labels.iter().flat_map(|labels| labels.split(','));
+        labels
+            .map(|label| {
+                let (name, value) = label.split_once(':').unwrap();
+                (name.to_owned(), value.parse().unwrap())
+            })
+            .collect()
+    }
 }
 
 /// With image tags written out, or part by part.
@@ -115,6 +133,8 @@ impl Golden {
             cases: Vec<Case>,
             stop_ids: Vec<u32>,
             date_string: Option<String>,
+            archive: Option<String>,
+            vision_tower: Option<String>,
         }
         let file = std::fs::read(directory.join("golden.json")).unwrap();
         let file: File = serde_json::from_slice(&file).unwrap();
@@ -124,8 +144,23 @@ impl Golden {
             cases: file.cases,
             stop_ids: file.stop_ids,
             date_string: file.date_string,
+            archive: file.archive.zip(file.vision_tower),
             tensors: candle_core::safetensors::load(tensors, &Device::Cpu).unwrap(),
         }
+    }
+
+    /// The checkpoint.
+    pub(crate) fn files(&self) -> ModelFiles {
+        let Some((archive, tower)) = &self.archive else {
+            return ModelFiles::Directory(self.directory.clone());
+        };
+        let tower = ModelFiles::Directory(self.directory.join(tower));
+        let archive = NemoFiles::open(&self.directory.join(archive)).unwrap();
+        ModelFiles::Nemo(archive.with_tower(tower))
+    }
+
+    pub(crate) fn is_archive(&self) -> bool {
+        self.archive.is_some()
     }
 
     /// What the reference's template was given beside the messages.

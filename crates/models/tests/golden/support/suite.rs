@@ -8,9 +8,9 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::{D, DType, Tensor};
 use vlmd_backend::{ImageInput, Model, Prepared};
-use vlmd_models::{Chat, LoadOptions, Message, ModelFiles, Part, Processor, load};
+use vlmd_models::{Chat, LoadOptions, Message, Part, Processor, load};
 
 use super::runner::{MaxLen, Runner, Sequence};
 use super::{Case, Content, Golden, GoldenMessage, GoldenPart};
@@ -45,7 +45,7 @@ impl Suite {
         prepare: impl Fn(&dyn Processor, &Golden, &Case) -> Prepared,
     ) -> Self {
         let golden = Golden::read(directory);
-        let loaded = load(&ModelFiles::Directory(directory.to_owned()), options).unwrap();
+        let loaded = load(&golden.files(), options).unwrap();
         let (processor, model) = (loaded.processor, loaded.model);
         let prompts = golden
             .cases
@@ -87,9 +87,20 @@ impl Suite {
             max_len,
             generated: case.generated("generated_ids", suffix)?,
             gaps: case.generated("top2_gaps", suffix)?,
-            steps: steps.to_vec2().unwrap(),
-            prompt_logits: last.to_vec1().unwrap(),
+            steps: self.said(steps).to_vec2().unwrap(),
+            prompt_logits: self.said(last).to_vec1().unwrap(),
         })
+    }
+
+    /// The reference's logits of tokens that may be sampled. NeMo fills vocabularies up, and masks
+    /// what it added.
+    fn said(&self, logits: &Tensor) -> Tensor {
+        let vocab = self.model.spec().vocab_size;
+        if self.golden.is_archive() {
+            logits.narrow(D::Minus1, 0, vocab).unwrap()
+        } else {
+            logits.clone()
+        }
     }
 
     /// Every case in one mode.
@@ -223,7 +234,7 @@ impl Suite {
 
     /// The same weights widened on loading.
     pub(crate) fn check_widened(&self, options: LoadOptions, suffix: &str) {
-        let files = ModelFiles::Directory(self.golden.directory.clone());
+        let files = self.golden.files();
         let options = LoadOptions {
             dtype: Some(DType::F32),
             ..options
@@ -326,6 +337,7 @@ pub(crate) fn chat(messages: &[GoldenMessage]) -> Option<Chat> {
         Some(Message {
             role: message.role.clone(),
             parts,
+            labels: message.labels(),
         })
     };
     Some(Chat {

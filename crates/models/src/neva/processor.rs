@@ -1,0 +1,227 @@
+//! From a conversation to token ids and pixels.
+
+use std::fmt;
+use std::sync::Arc;
+
+use vlmd_backend::{ImageInput, ImageSpan, Prepared};
+use vlmd_media::Picture;
+use vlmd_text::Tokenizer;
+
+use super::config::{AspectRatio, CONFIG_FILE, Config};
+use super::template::{SEPARATOR, Template};
+use crate::common::clip::Geometry;
+use crate::common::clip_image::ClipImage;
+use crate::common::{chat, text};
+use crate::{Chat, LoadError, NemoFiles, PrepareError, Processor};
+
+/// Marks the features of a picture, what is before them, and what is behind them.
+const PATCH: &str = "<extra_id_3>";
+const START: &str = "<extra_id_4>";
+const END: &str = "<extra_id_5>";
+
+/// Marks that stand for Llama's unknown, beginning and end of sequence, which its tokenizer does
+/// not find in text.
+const LLAMA_MARKS: [(&str, u32); 3] = [
+    ("<extra_id_3>", 0),
+    ("<extra_id_6>", 1),
+    ("<extra_id_7>", 2),
+];
+
+/// Ends an answer, beside the tokenizer's own end.
+const STOPS: [&str; 2] = ["</s>", "<|endoftext|>"];
+
+/// Makes prompts for NeVA.
+pub struct NevaProcessor {
+    tokenizer: Arc<Tokenizer>,
+    template: Template,
+    stop_ids: Vec<u32>,
+    start: u32,
+    end: u32,
+    /// Tokens and what stands in their place.
+    replaced: Vec<(u32, u32)>,
+    clip_image: ClipImage,
+    aspect_ratio: AspectRatio,
+    /// Features of a picture.
+    features: usize,
+    use_im_start_end: bool,
+}
+
+impl fmt::Debug for NevaProcessor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NevaProcessor")
+            .field("template", &self.template)
+            .field("stop_ids", &self.stop_ids)
+            .field("aspect_ratio", &self.aspect_ratio)
+            .field("features", &self.features)
+            .field("use_im_start_end", &self.use_im_start_end)
+            .finish_non_exhaustive()
+    }
+}
+
+impl NevaProcessor {
+    /// Reads tokenizer and settings; `geometry` is the tower's, and `rows` the number of tokens
+    /// that have an embedding.
+    pub(super) fn new(
+        files: &NemoFiles,
+        config: &Config,
+        geometry: Geometry,
+        rows: usize,
+    ) -> Result<Self, LoadError> {
+        let name = config.tokenizer()?;
+        let tokenizer = text::sentencepiece(files, name)?;
+        let tokens = tokenizer.vocab_size();
+        if tokens > rows {
+            return Err(LoadError::invalid(
+                name,
+                format!("has {tokens} tokens, more than the {rows} that have an embedding"),
+            ));
+        }
+        let required = |token: &str| {
+            tokenizer.token_to_id(token).ok_or_else(|| {
+                LoadError::invalid(
+                    name,
+                    format!("the token `{token}` is not in the vocabulary"),
+                )
+            })
+        };
+        let template = config.template()?;
+        let mut stop_ids: Vec<u32> = STOPS
+            .iter()
+            .filter_map(|token| tokenizer.token_to_id(token))
+            .collect();
+        let mut replaced = Vec::new();
+        if template.is_llamas() {
+            for (mark, other) in LLAMA_MARKS {
+                replaced.push((required(mark)?, other));
+            }
+        } else {
+            stop_ids.push(required(SEPARATOR)?);
+        }
+        required(PATCH)?;
+        let clip_image = match files.tower() {
+            Some(tower) => ClipImage::read(tower, geometry.side())?,
+            None => ClipImage::openai(geometry.side()),
+        };
+        let features = geometry.grid * geometry.grid + usize::from(!config.drops_class_token()?);
+        let use_im_start_end = config.use_im_start_end();
+        if !use_im_start_end && features < 2 {
+            return Err(LoadError::invalid(
+                CONFIG_FILE,
+                "`mm_cfg.use_im_start_end` must be true where a picture has a single feature",
+            ));
+        }
+        Ok(Self {
+            template,
+            stop_ids: text::stop_ids(stop_ids),
+            start: required(START)?,
+            end: required(END)?,
+            replaced,
+            clip_image,
+            aspect_ratio: config.aspect_ratio()?,
+            features,
+            use_im_start_end,
+            tokenizer: Arc::new(tokenizer),
+        })
+    }
+
+    /// Tokens that may be sampled.
+    pub(super) fn vocab_size(&self) -> usize {
+        self.tokenizer.vocab_size()
+    }
+
+    /// The text that stands for a picture. Where the marks around it are replaced by features as
+    /// well, they count.
+    fn image_text(&self) -> String {
+        let patches = if self.use_im_start_end {
+            self.features
+        } else {
+            self.features.saturating_sub(2)
+        };
+        format!("{START}{}{END}", PATCH.repeat(patches))
+    }
+
+    fn image(&self, picture: &Picture) -> Result<ImageInput, PrepareError> {
+        let pixels = match self.aspect_ratio {
+            AspectRatio::Square => self.clip_image.middle(picture)?,
+            AspectRatio::Pad => self.clip_image.padded(picture)?,
+        };
+        Ok(ImageInput {
+            pixels,
+            size: (picture.height() as usize, picture.width() as usize),
+            features: self.features,
+        })
+    }
+
+    /// The prompt with what users wrote still shielded.
+    fn render_shielded(&self, chat: &Chat) -> Result<String, PrepareError> {
+        let shield = |text: &str| self.tokenizer.shield(text).into_owned();
+        self.template.render(chat, &self.image_text(), shield)
+    }
+
+    /// Where the pictures' features go: `places` are the indices of the pictures, in order.
+    fn spans(&self, tokens: &[u32], places: &[usize]) -> Result<Vec<ImageSpan>, PrepareError> {
+        let outside = usize::from(self.use_im_start_end);
+        let ends = tokens
+            .iter()
+            .enumerate()
+            .filter(|&(_, &token)| token == self.end);
+        let spans = ends.zip(places).map(|((end, _), &image)| {
+            let start = (end + 1).checked_sub(outside + self.features)?;
+            let first = start.checked_sub(outside)?;
+            (tokens.get(first) == Some(&self.start)).then_some(ImageSpan {
+                image,
+                tokens: start..start + self.features,
+            })
+        });
+        let spans: Option<Vec<_>> = spans.collect();
+        match spans {
+            Some(spans) if spans.len() == places.len() => Ok(spans),
+            _ => Err(PrepareError::Template(format!(
+                "its marks do not fit {} picture(s)",
+                places.len()
+            ))),
+        }
+    }
+}
+
+impl Processor for NevaProcessor {
+    fn prepare(&self, chat: &Chat, pictures: &[Picture]) -> Result<Prepared, PrepareError> {
+        let order = chat::shown(chat);
+        let shown = chat::pictures(chat, pictures)?;
+        let prompt = self.render_shielded(chat)?;
+        let mut tokens = text::encode(&self.tokenizer, &prompt, false, self.vocab_size())?;
+        for token in &mut tokens {
+            if let Some(&(_, other)) = self.replaced.iter().find(|(mark, _)| mark == token) {
+                *token = other;
+            }
+        }
+        let spans = self.spans(&tokens, &chat::numbers(chat, &order))?;
+        let images = shown
+            .iter()
+            .map(|picture| self.image(picture))
+            .collect::<Result<_, _>>()?;
+        Ok(Prepared {
+            tokens,
+            images,
+            spans,
+            ..Prepared::default()
+        })
+    }
+
+    fn render(&self, chat: &Chat) -> Result<String, PrepareError> {
+        let prompt = self.render_shielded(chat)?;
+        Ok(self.tokenizer.unshield(&prompt).into_owned())
+    }
+
+    fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
+    }
+
+    fn stop_ids(&self) -> &[u32] {
+        &self.stop_ids
+    }
+
+    fn takes_labels(&self) -> bool {
+        self.template == Template::SteerLm
+    }
+}
