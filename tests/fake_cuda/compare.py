@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Greedy answers of one binary with `--device cuda` on the fake driver and with `--device cpu`.
 
-usage: compare.py BINARY FAKE [--dtype f32] [--at-once 4] [--model FOLDER]... [SERVER ARGUMENTS]
+usage: compare.py BINARY FAKE [--dtype f32] [--at-once 4] [--cases N] [--model FOLDER]...
+                  [SERVER ARGUMENTS]
 
 BINARY was built with `--features cuda`, FAKE is what build.sh made for it. Asks the embedded
-model about its examples, then each golden checkpoint for its cases. Prints a line per model and
+model about its examples, then golden checkpoints for their cases. Prints a line per model and
 one per answer that differs, and fails if any does. Standard library only.
 """
 
@@ -35,7 +36,8 @@ def arguments():
     parser.add_argument("fake", type=pathlib.Path)
     parser.add_argument("--dtype", default="f32", help="of the weights on both devices")
     parser.add_argument("--at-once", type=int, default=4, help="requests side by side")
-    parser.add_argument("--model", action="append", help="default: the embedded one and goldens")
+    parser.add_argument("--cases", type=int, help="of each golden, evenly spread; default: all")
+    parser.add_argument("--model", action="append", help="default: the embedded one and Phi-3's goldens")
     options, options.server = parser.parse_known_args()
     return options
 
@@ -81,9 +83,17 @@ def golden_requests(folder):
         messages = []
         pictures = iter(case["images"])
         shown = {}
-        for message in case["messages"]:
-            # Texts and tags by turns: `<|image_1|>` is the first picture wherever it stands.
+        # Kosmos-2's cases are prompts.
+        prompt = [*({"type": "image"} for _ in case["images"]), text(case["prompt"])]
+        for message in case["messages"] or user(*prompt):
             parts = []
+            if isinstance(message["content"], list):
+                for part in message["content"]:
+                    shows = part["type"] == "image"
+                    parts.append(picture(folder / next(pictures)) if shows else part)
+                messages.append({"role": message["role"], "content": parts})
+                continue
+            # Texts and tags by turns: `<|image_1|>` is the first picture wherever it stands.
             for piece in re.split(r"(<\|image_\d+\|>)", message["content"]):
                 if piece.startswith("<|image_"):
                     file = shown[piece] = shown.get(piece) or next(pictures)
@@ -100,7 +110,9 @@ def golden_requests(folder):
 def served(options, model, device):
     """Runs the server and gives its URL once it is ready."""
     command = [options.binary, "serve", "--host", "127.0.0.1", "--port", "0", "--log-level", "warn"]
-    command += ["--model", model, "--served-model-name", "test", "--max-images", "8"]
+    command += ["--served-model-name", "test", "--max-images", "8", "--model", model]
+    if (archive := pathlib.Path(model) / "neva.nemo").exists():
+        command[-1:] = [archive, "--vision-tower", archive.with_name("clip")]
     command += ["--device", device, "--dtype", options.dtype, "--kv-cache-memory", "256MiB"]
     command += options.server
     environment = {**os.environ, "LD_LIBRARY_PATH": str(options.fake.resolve())}
@@ -181,7 +193,13 @@ def main():
     models = options.model or [EMBEDDED, *map(str, GOLDENS)]
     different = 0
     for model in models:
-        requests = embedded_requests() if model == EMBEDDED else golden_requests(pathlib.Path(model))
+        if model == EMBEDDED:
+            requests = embedded_requests()
+        else:
+            requests = golden_requests(pathlib.Path(model))
+            if options.cases and options.cases < len(requests):
+                count = options.cases
+                requests = [requests[i * len(requests) // count] for i in range(count)]
         different += compare(options, model, requests)
     sys.exit(1 if different else 0)
 
