@@ -55,9 +55,14 @@ async fn a_stream_dropped_while_it_waits_leaves_the_line_within_one_step() {
 #[tokio::test]
 async fn a_stream_dropped_between_tokens_ends_its_request() {
     let rig = Rig::new(|_| ());
+    rig.control.hold();
     let mut stream = rig.submit(ask(words(1, 5), 400));
+    rig.control.step();
     assert!(matches!(stream.next().await, Some(Event::Token { .. })));
+    // The next step is held, or the answer could end before the stream is dropped.
+    rig.control.wait_entered(2);
     drop(stream);
+    rig.control.release();
     // Whoever comes next finds it gone: the worker looks before each step.
     assert_eq!(rig.run(ask(words(2, 5), 1)).await.ids.len(), 1);
     let stats = rig.engine.stats();
