@@ -96,32 +96,34 @@ def train(size, rule=None, **options):
 
 def odd(model_type):
     """A model that no training yields: equal scores, unused pieces, pieces without their parts."""
+    is_bpe = model_type == pb.TrainerSpec.BPE
     proto = pb.ModelProto()
     proto.trainer_spec.model_type = model_type
-    proto.trainer_spec.unk_surface = "(?)"
+    proto.trainer_spec.unk_surface = "(?)" if is_bpe else ""
     proto.normalizer_spec.remove_extra_whitespaces = False
-    proto.normalizer_spec.escape_whitespaces = model_type == pb.TrainerSpec.BPE
-    proto.normalizer_spec.add_dummy_prefix = True
+    proto.normalizer_spec.escape_whitespaces = is_bpe
     kinds = pb.ModelProto.SentencePiece
 
-    def add(piece, score=0.0, kind=kinds.NORMAL):
-        proto.pieces.add(piece=piece, score=score, type=kind)
+    def add(score, *pieces, kind=kinds.NORMAL):
+        for piece in pieces:
+            proto.pieces.add(piece=piece, score=score, type=kind)
 
-    add("<unk>", kind=kinds.UNKNOWN)
-    for control in ("<s>", "</s>", "he", "x"):
-        add(control, kind=kinds.CONTROL)
-    for symbol in ODD_SYMBOLS:
-        add(symbol, kind=kinds.USER_DEFINED)
-    for letter in "▁ abcdehirnot":
-        add(letter, -1.5)
-    # "q" and "ü" are in no piece alone; the merges of "aaa" overlap in every way.
-    for piece in ("aa", "aaa", "ab", "ba", "aba", "qü", "aqü", "▁▁", "▁▁▁", "▁a"):
-        add(piece, -0.5)
-    for piece in ("bc", "bcd", "nd", "ind", "  "):
-        if piece not in ODD_SYMBOLS:
-            add(piece, -0.25, kinds.UNUSED)
-    for piece, score in (("abcde", 0.5), ("bcde", -0.0), ("ca", 0.0), ("ea", -0.0), ("rind", 0.1)):
-        add(piece, score)
+    add(0, "▁?", kind=kinds.UNKNOWN)
+    add(0, "<s>", "</s>", "he", "x", kind=kinds.CONTROL)
+    add(0, *ODD_SYMBOLS, "notation", kind=kinds.USER_DEFINED)
+    add(-1.5, *"▁ abcdehirnot<>")
+    # "q" and "ü" are in no piece alone; the merges of "aaa" overlap in every way; shielded symbols
+    # must not be merged from their parts.
+    add(-0.5, "aa", "aaa", "ab", "ba", "aba", "qü", "aqü", "▁▁", "▁▁▁", "▁a", "<a", "b>", "cnoto")
+    add(-0.25, "bc", "bcd", "nd", "ind", "z", kind=kinds.UNUSED)
+    # Zeros have an order.
+    add(-0.0, "bcde", "be", "ab<")
+    add(0, "ca", "ea")
+    add(0.125, "rind", "nota", "tion")
+    add(0.5, "abcde")
+    # Next to equal to its letters, and so bad that an unknown character is almost better.
+    add(-3.006, "ot")
+    add(-6, "qc")
     return proto
 
 
@@ -201,6 +203,11 @@ def texts():
         "abcdeabcdea bcdabcd",
         "qü aqü aaqüqü q ü",
         "rind ind nd rindind",
+        "bea beabea ab<ab<a>",
+        "z az zz",
+        "ot otot",
+        "notation nota tion",
+        "qcnoto qc cnoto",
         "xhexhe hex",
         "ﬁre ™ ① ２３ ﷺ …",
         "... .. ..... (c) (c",
