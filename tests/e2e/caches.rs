@@ -207,3 +207,21 @@ fn a_cached_model_without_a_shard_is_not_taken_for_whole() {
         "{message}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_nim_container_fetched_is_served_by_its_name() {
+    let root = tempfile::tempdir().unwrap();
+    let empty = tempfile::tempdir().unwrap();
+    let (name, _, golden) = MODELS[2];
+    let golden = project().join("tests/golden").join(golden);
+    // Its cache of NGC has the layout of Hugging Face's, under names of its own.
+    lay_out(&root.path().join("ngc"), &format!("nim/{name}"), &golden);
+    let mut command = offline(empty.path());
+    command.env("NIM_CACHE_PATH", root.path());
+    let server = Server::launch(command, &["--model", name, "--transformers-quirks"]);
+    server.wait_until_ready().await;
+    let (mut body, expected) = question(&golden);
+    body["model"] = json!(name);
+    let text = server.text(&body).await;
+    assert_eq!(text.trim(), expected.as_str().unwrap().trim());
+}

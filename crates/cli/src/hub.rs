@@ -49,7 +49,8 @@ pub(crate) fn cached(source: &Source) -> Option<PathBuf> {
     cached_in(&Cache::from_env(), source)
 }
 
-fn cached_in(cache: &Cache, source: &Source) -> Option<PathBuf> {
+/// The same in another cache of this layout.
+pub(crate) fn cached_in(cache: &Cache, source: &Source) -> Option<PathBuf> {
     let repo = cache.repo(source.at(&source.revision));
     // A branch or tag has a file that names its commit; a commit is a folder's name itself.
     let folder = match repo.get(CONFIG_FILE) {
@@ -67,7 +68,7 @@ fn is_commit(revision: &str) -> bool {
 
 /// Whether everything that is fetched last is there: the weights, each shard of them. A fetch
 /// that broke off leaves a folder without them. `exists` follows the links to where bytes are.
-fn is_whole(folder: &Path) -> bool {
+pub(crate) fn is_whole(folder: &Path) -> bool {
     let exists = |name: &str| folder.join(name).exists();
     let shards = |index: &str| {
         let bytes = std::fs::read(folder.join(index)).ok()?;

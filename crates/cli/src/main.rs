@@ -4,6 +4,7 @@ mod args;
 mod hub;
 mod list;
 mod logging;
+mod nim_cache;
 mod plan;
 mod resolve;
 mod serve;

@@ -7,6 +7,7 @@ use vlmd_models::catalog::{self, Card, EMBEDDED_MODEL};
 use vlmd_models::{ModelFiles, NemoFiles, neva};
 
 use crate::hub::{self, Source};
+use crate::nim_cache;
 
 /// A model that is at hand.
 pub(crate) struct ResolvedModel {
@@ -27,8 +28,8 @@ pub(crate) struct Wanted<'a> {
 }
 
 /// Finds what is wanted: the embedded model, a `.nemo` archive, a directory, or a repository of
-/// the hub, which is fetched unless it is in the cache. Before one of the catalog is fetched,
-/// `room` may refuse it by its card.
+/// the hub, which is fetched unless it is in NIM's cache or Hugging Face's. Before one of the
+/// catalog is fetched, `room` may refuse it by its card.
 ///
 /// # Errors
 /// When there is no such model, there is no room for it, or it cannot be fetched.
@@ -61,10 +62,12 @@ pub(crate) fn resolve(
              checkpoints bring their tower"
         );
     }
-    if name.eq_ignore_ascii_case(EMBEDDED_MODEL) {
+    if let Some(card) = catalog::find(name)
+        && card.id == EMBEDDED_MODEL
+    {
         return Ok(ResolvedModel {
             files: vlmd_models::tiny::embedded(),
-            names: vec![EMBEDDED_MODEL.to_owned()],
+            names: card_names(card),
         });
     }
     if Path::new(name).is_dir() {
@@ -81,8 +84,13 @@ pub(crate) fn resolve(
     }
     let source = hub_source(name, revision)?;
     let card = catalog::find(name);
+    let id = card.map_or(name, |card| &card.id);
+    let folder = match nim_cache::find(id, revision, &source) {
+        Some(folder) => folder,
+        None => fetched(&source, || card.map_or(Ok(()), room))?,
+    };
     Ok(ResolvedModel {
-        files: ModelFiles::Directory(fetched(&source, || card.map_or(Ok(()), room))?),
+        files: ModelFiles::Directory(folder),
         names: card.map_or_else(|| vec![name.to_owned()], card_names),
     })
 }
@@ -227,6 +235,20 @@ mod tests {
             EMBEDDED_MODEL,
         ] {
             assert!(hub_source(name, None).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_embedded_model_answers_to_its_alias() {
+        for name in [EMBEDDED_MODEL, "TINY"] {
+            let wanted = Wanted {
+                model: name,
+                revision: None,
+                vision_tower: None,
+            };
+            let resolved = resolve(wanted, |_| Ok(())).unwrap();
+            assert_eq!(resolved.names, [EMBEDDED_MODEL, "tiny"]);
+            assert!(matches!(resolved.files, ModelFiles::Embedded(_)));
         }
     }
 
