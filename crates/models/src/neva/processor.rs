@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde_json::Value;
 use vlmd_backend::{ImageInput, ImageSpan, Prepared};
 use vlmd_media::Picture;
 use vlmd_text::Tokenizer;
@@ -27,6 +28,9 @@ const LLAMA_MARKS: [(&str, u32); 3] = [
     ("<extra_id_7>", 2),
 ];
 
+/// The template argument that names a template other than the archive's.
+const TEMPLATE: &str = "conv_template";
+
 /// Ends an answer, beside the tokenizer's own end.
 const STOPS: [&str; 2] = ["</s>", "<|endoftext|>"];
 
@@ -37,7 +41,7 @@ pub struct NevaProcessor {
     stop_ids: Vec<u32>,
     start: u32,
     end: u32,
-    /// Tokens and what stands in their place.
+    /// Tokens and what stands in their place in Llama's templates.
     replaced: Vec<(u32, u32)>,
     clip_image: ClipImage,
     aspect_ratio: AspectRatio,
@@ -85,16 +89,15 @@ impl NevaProcessor {
             })
         };
         let template = config.template()?;
+        let mut replaced = Vec::new();
+        for (mark, other) in LLAMA_MARKS {
+            replaced.extend(tokenizer.token_to_id(mark).map(|mark| (mark, other)));
+        }
         let mut stop_ids: Vec<u32> = STOPS
             .iter()
             .filter_map(|token| tokenizer.token_to_id(token))
             .collect();
-        let mut replaced = Vec::new();
-        if template.is_llamas() {
-            for (mark, other) in LLAMA_MARKS {
-                replaced.push((required(mark)?, other));
-            }
-        } else {
+        if !template.is_llamas() {
             stop_ids.push(required(SEPARATOR)?);
         }
         required(PATCH)?;
@@ -155,7 +158,24 @@ impl NevaProcessor {
     /// The prompt with what users wrote still shielded.
     fn render_shielded(&self, chat: &Chat) -> Result<String, PrepareError> {
         let shield = |text: &str| self.tokenizer.shield(text).into_owned();
-        self.template.render(chat, &self.image_text(), shield)
+        let template = self.template(chat)?;
+        template.render(chat, &self.image_text(), shield)
+    }
+
+    /// The template that the request asks for, or else the archive's.
+    fn template(&self, chat: &Chat) -> Result<Template, PrepareError> {
+        let wanted = match chat.template_kwargs.get(TEMPLATE) {
+            None | Some(Value::Null) => return Ok(self.template),
+            Some(wanted) => wanted,
+        };
+        let mut known = Template::NAMED.iter();
+        let found = known.find(|(name, _)| wanted.as_str() == Some(name));
+        found.map(|&(_, template)| template).ok_or_else(|| {
+            let names = Template::NAMED.map(|(name, _)| name).join(", ");
+            PrepareError::Template(format!(
+                "`{TEMPLATE}` must be one of {names}, but is {wanted}"
+            ))
+        })
     }
 
     /// Where the pictures' features go: `places` are the indices of the pictures, in order.
@@ -190,8 +210,13 @@ impl Processor for NevaProcessor {
         let shown = chat::pictures(chat, pictures)?;
         let prompt = self.render_shielded(chat)?;
         let mut tokens = text::encode(&self.tokenizer, &prompt, false, self.vocab_size())?;
+        let replaced: &[_] = if self.template(chat)?.is_llamas() {
+            &self.replaced
+        } else {
+            &[]
+        };
         for token in &mut tokens {
-            if let Some(&(_, other)) = self.replaced.iter().find(|(mark, _)| mark == token) {
+            if let Some(&(_, other)) = replaced.iter().find(|(mark, _)| mark == token) {
                 *token = other;
             }
         }
