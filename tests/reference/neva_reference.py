@@ -139,13 +139,14 @@ class Reference(torch.nn.Module):
                 raise ValueError(f"no image of {features} tokens ends at {index}")
             yield begin, features
 
-    def embed(self, ids, pixels=None):
-        """Embeddings of the tokens, images in place."""
+    def embed(self, ids, pixels=None, prompt=None):
+        """Embeddings of the tokens, images in place. What is generated behind `prompt` tokens is
+        never an image, not even an end mark."""
         embedded = self.state[EMBEDDING][ids]
         if pixels is None:
             return embedded
         features = self.project(self.vision(pixels))
-        spans = list(self.spans(ids.tolist(), features.shape[1]))
+        spans = list(self.spans(ids[:prompt].tolist(), features.shape[1]))
         for (begin, length), image in zip(spans, features, strict=True):
             embedded[begin : begin + length] = image
         return embedded
@@ -196,15 +197,16 @@ class Reference(torch.nn.Module):
         output = self.state.get(OUTPUT, self.state[EMBEDDING])
         return functional.linear(states[-1], output), states
 
-    def forward(self, input_ids, pixel_values=None, **_options):
-        logits, states = self.language(self.embed(input_ids[0], pixel_values))
+    def forward(self, input_ids, pixel_values=None, prompt=None, **_options):
+        logits, states = self.language(self.embed(input_ids[0], pixel_values, prompt))
         return SimpleNamespace(logits=logits[None], hidden_states=[state[None] for state in states])
 
     def generate(self, input_ids, max_new_tokens, pixel_values=None, **_options):
         """Greedy, without a cache. As in NeMo no id is chosen that the tokenizer lacks."""
         steps, scores = [], []
+        prompt = input_ids.shape[1]
         for _ in range(max_new_tokens):
-            steps.append(self(input_ids, pixel_values).logits[:, -1])
+            steps.append(self(input_ids, pixel_values, prompt).logits[:, -1])
             scores.append(steps[-1][:, : self.pieces])
             input_ids = torch.cat([input_ids, scores[-1].argmax(-1, keepdim=True)], dim=1)
         return SimpleNamespace(sequences=input_ids, logits=steps, scores=scores)
