@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use vlmd_backend::Model;
 
-use crate::common::sizes::CONFIG_FILE;
+use crate::common::fields::CONFIG;
 use crate::load::Source;
 use crate::{LoadError, ModelFiles, Processor, kosmos2, llava, mllama, nemo, neva, phi3_v};
 
@@ -45,7 +45,7 @@ struct Identity {
 impl Identity {
     fn of(files: &ModelFiles) -> Result<Self, LoadError> {
         let ModelFiles::Nemo(nemo) = files else {
-            return files.json(CONFIG_FILE);
+            return files.json(CONFIG.0);
         };
         let class = nemo.class()?;
         Ok(Self {
@@ -76,7 +76,7 @@ pub(crate) fn pick(files: &ModelFiles) -> Result<&'static Entry, LoadError> {
         LoadError::Architecture {
             file: match files {
                 ModelFiles::Nemo(_) => nemo::CONFIG_FILE,
-                _ => CONFIG_FILE,
+                _ => CONFIG.0,
             },
             found,
             supported: supported(),

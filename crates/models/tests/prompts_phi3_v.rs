@@ -3,9 +3,14 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
+#[path = "common/checkpoint.rs"]
+#[expect(dead_code, reason = "other tests need more of it")]
+mod checkpoint;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use checkpoint::Checkpoint;
 use vlmd_backend::Prepared;
 use vlmd_media::Picture;
 use vlmd_models::phi3_v::Phi3VProcessor;
@@ -187,6 +192,154 @@ fn numbers_in_a_rendered_prompt_must_have_no_gaps() {
             .unwrap_err()
             .contains("`<|image_2|>`")
     );
+}
+
+/// The texts that a prompt is split into at its tags, each as it is tokenised by itself, and the
+/// picture that follows.
+fn pieces(prompt: &str, pictures: usize) -> Vec<(Vec<u32>, Option<usize>)> {
+    let shown = picture(8, 8);
+    let prompt = processor()
+        .prepare_prompt(prompt, &vec![&shown; pictures])
+        .unwrap();
+    let mut pieces = Vec::new();
+    let mut from = 0;
+    for span in &prompt.spans {
+        let text = prompt.tokens[from..span.tokens.start].to_vec();
+        pieces.push((text, Some(span.image)));
+        from = span.tokens.end;
+    }
+    pieces.push((prompt.tokens[from..].to_vec(), None));
+    pieces
+}
+
+/// What [`pieces`] must give.
+fn expected(pieces: &[(&str, Option<usize>)]) -> Vec<(Vec<u32>, Option<usize>)> {
+    let processor = processor();
+    let tokens = |text: &str| processor.tokenizer().encode(text, true).unwrap();
+    let piece = |&(text, picture)| (tokens(text), picture);
+    pieces.iter().map(piece).collect()
+}
+
+#[test]
+fn prompts_are_split_at_tags_and_nothing_else() {
+    assert_eq!(pieces("plain", 0), expected(&[("plain", None)]));
+    assert_eq!(
+        pieces("a<|image_1|>b<|image_2|>", 2),
+        expected(&[("a", Some(0)), ("b", Some(1)), ("", None)])
+    );
+    assert_eq!(
+        pieces("<|image_1|><|image_1|>", 1),
+        expected(&[("", Some(0)), ("", Some(0)), ("", None)])
+    );
+    for text in [
+        "<|image_|>",
+        "<|image_x|>",
+        "<|image_1|",
+        "<|image|>",
+        "<|image_-1|>",
+    ] {
+        assert_eq!(pieces(text, 0), expected(&[(text, None)]));
+    }
+    assert_eq!(
+        pieces("<|image_<|image_1|>", 1),
+        expected(&[("<|image_", Some(0)), ("", None)])
+    );
+}
+
+#[test]
+fn tags_may_have_several_digits() {
+    let tags: String = (1..=11).map(|k| format!("<|image_{k}|>")).collect();
+    let mut found: Vec<_> = (0..11).map(|picture| ("", Some(picture))).collect();
+    found.push(("", None));
+    assert_eq!(pieces(&tags, 11), expected(&found));
+}
+
+#[test]
+fn numbers_must_match_the_pictures() {
+    let shown = picture(8, 8);
+    let processor = processor();
+    let check = |prompt: &str, pictures| {
+        let prepared = processor.prepare_prompt(prompt, &vec![&shown; pictures]);
+        prepared.map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(check("text", 0), Ok(()));
+    assert_eq!(check("<|image_2|><|image_1|><|image_2|>", 2), Ok(()));
+    assert_eq!(
+        check("<|image_1|><|image_3|>", 2).unwrap_err(),
+        "image 2: the prompt says `<|image_3|>`, but numbers go from 1 and the request has \
+         2 picture(s)"
+    );
+    let zero = check("<|image_0|>", 1).unwrap_err();
+    assert!(zero.contains("`<|image_0|>`"), "{zero}");
+    assert_eq!(
+        check("<|image_1|>", 2).unwrap_err(),
+        "image 1: the prompt has no `<|image_2|>` to show it"
+    );
+    // A number beyond all bounds is still a tag.
+    let tag = format!("<|image_{}|>", "9".repeat(40));
+    let beyond = check(&tag, 1).unwrap_err();
+    assert!(beyond.contains(&format!("`{tag}`")), "{beyond}");
+}
+
+/// A copy of the checkpoint whose pictures have at most so many crops.
+fn with_crops(num_crops: usize) -> Phi3VProcessor {
+    let checkpoint = Checkpoint::copy(Path::new(CHECKPOINT));
+    let settings = checkpoint.path("preprocessor_config.json");
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&fs::read(&settings).unwrap()).unwrap();
+    config["num_crops"] = num_crops.into();
+    fs::write(settings, config.to_string()).unwrap();
+    let files = ModelFiles::Directory(checkpoint.directory().to_owned());
+    Phi3VProcessor::load(&files).unwrap()
+}
+
+#[test]
+fn padded_sizes_are_the_references() {
+    // Width, height, num_crops and the padded size that `calc_hd_transform_size` gives.
+    let cases = [
+        ((336, 336), 4, (672, 672)),
+        ((97, 41), 4, (672, 336)),
+        ((333, 500), 4, (672, 672)),
+        ((640, 100), 4, (1344, 336)),
+        ((1, 1000), 4, (336, 1344)),
+        ((1000, 1), 4, (1344, 336)),
+        ((1, 1), 16, (1344, 1344)),
+        ((1920, 1080), 16, (1680, 1008)),
+        ((1080, 1920), 16, (1008, 1680)),
+        ((800, 600), 1, (336, 336)),
+    ];
+    for ((width, height), num_crops, (padded_width, padded_height)) in cases {
+        let prompt = with_crops(num_crops)
+            .prepare_prompt("<|image_1|>", &[&picture(width, height)])
+            .unwrap();
+        assert_eq!(
+            prompt.images[0].size,
+            (padded_height, padded_width),
+            "{width}x{height} in {num_crops}"
+        );
+    }
+}
+
+#[test]
+fn a_picture_too_flat_for_a_whole_pixel_keeps_one() {
+    let prompt = processor()
+        .prepare_prompt("<|image_1|>", &[&picture(65_535, 1)])
+        .unwrap();
+    let image = &prompt.images[0];
+    assert_eq!(image.size, (336, 1344));
+    // In each of the crops behind the view of the whole, one row is not white.
+    let crops = image
+        .pixels
+        .narrow(0, 1, 4)
+        .unwrap()
+        .narrow(1, 0, 1)
+        .unwrap();
+    let column = crops.narrow(3, 0, 1).unwrap().squeeze(3).unwrap();
+    for crop in column.squeeze(1).unwrap().to_vec2::<f32>().unwrap() {
+        let white = crop[0];
+        let written = crop.iter().filter(|&&level| level != white).count();
+        assert_eq!(written, 1);
+    }
 }
 
 #[test]

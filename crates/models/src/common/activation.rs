@@ -3,6 +3,9 @@
 use candle_core::{Result, Tensor};
 use vlmd_kernels::{gelu, quick_gelu, squared_relu};
 
+use super::fields::CONFIG;
+use crate::LoadError;
+
 /// What bends the inner values of an MLP or a projection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Activation {
@@ -15,14 +18,10 @@ pub(crate) enum Activation {
 }
 
 impl Activation {
-    /// The activation that `hidden_act` and its like name in `config.json`.
-    pub(crate) fn named(name: &str) -> Option<Self> {
-        Some(match name {
-            "gelu" => Self::Gelu,
-            "quick_gelu" => Self::QuickGelu,
-            "relu2" | "squared-relu" => Self::SquaredRelu,
-            _ => return None,
-        })
+    /// The value of a field of `config.json` that tells between CLIP's two.
+    pub(crate) fn read(field: &str, name: &str) -> std::result::Result<Self, LoadError> {
+        let known = [("gelu", Self::Gelu), ("quick_gelu", Self::QuickGelu)];
+        CONFIG.choice(field, name, &known)
     }
 
     /// Element by element.

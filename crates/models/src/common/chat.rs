@@ -1,6 +1,7 @@
 //! Pictures in conversations, and conversations as templates want them.
 
 use serde_json::{Value, json};
+use vlmd_backend::ImageInput;
 use vlmd_media::Picture;
 use vlmd_text::Tokenizer;
 
@@ -16,8 +17,62 @@ pub(crate) fn places(chat: &Chat) -> Vec<usize> {
     parts.filter_map(picture).collect()
 }
 
+/// The pictures that a conversation shows.
+pub(crate) struct Shown<'a> {
+    /// Each once, in the order in which they are first shown.
+    pub(crate) pictures: Vec<&'a Picture>,
+    /// For every place where one is shown, which of them, from 0.
+    pub(crate) places: Vec<usize>,
+}
+
+impl<'a> Shown<'a> {
+    /// Of the `pictures` of the request.
+    ///
+    /// # Errors
+    /// When a message shows a picture that is not there, or a picture is never shown.
+    pub(crate) fn of(chat: &Chat, pictures: &'a [Picture]) -> Result<Self, PrepareError> {
+        let order = order(chat);
+        let picture = |&index: &usize| {
+            pictures.get(index).ok_or_else(|| PrepareError::Image {
+                index,
+                reason: format!(
+                    "a message shows it, but the request has {} picture(s)",
+                    pictures.len()
+                ),
+            })
+        };
+        let found = order.iter().map(picture).collect::<Result<_, _>>()?;
+        if let Some(index) = (0..pictures.len()).find(|index| !order.contains(index)) {
+            return Err(PrepareError::Image {
+                index,
+                reason: "no message shows it".to_owned(),
+            });
+        }
+        Ok(Self {
+            pictures: found,
+            places: numbers(chat),
+        })
+    }
+
+    /// Makes what the model takes of each picture.
+    pub(crate) fn images(
+        &self,
+        image: impl Fn(&Picture) -> Result<ImageInput, PrepareError>,
+    ) -> Result<Vec<ImageInput>, PrepareError> {
+        self.pictures.iter().map(|picture| image(picture)).collect()
+    }
+}
+
+/// For every place where a picture is shown, which it is in the order in which they are first
+/// shown, from 0.
+pub(crate) fn numbers(chat: &Chat) -> Vec<usize> {
+    let order = order(chat);
+    let number = |picture| order.iter().take_while(|&&other| other != picture).count();
+    places(chat).into_iter().map(number).collect()
+}
+
 /// The pictures of a conversation in the order in which they are first shown, each once.
-pub(crate) fn shown(chat: &Chat) -> Vec<usize> {
+fn order(chat: &Chat) -> Vec<usize> {
     let mut order = Vec::new();
     for picture in places(chat) {
         if !order.contains(&picture) {
@@ -25,40 +80,6 @@ pub(crate) fn shown(chat: &Chat) -> Vec<usize> {
         }
     }
     order
-}
-
-/// For every place, which of the pictures in `order` it shows.
-pub(crate) fn numbers(chat: &Chat, order: &[usize]) -> Vec<usize> {
-    let number = |picture| order.iter().take_while(|&&other| other != picture).count();
-    places(chat).into_iter().map(number).collect()
-}
-
-/// The pictures themselves, in the order of [`shown`].
-///
-/// # Errors
-/// When a message shows a picture that is not there, or a picture is never shown.
-pub(crate) fn pictures<'a>(
-    chat: &Chat,
-    pictures: &'a [Picture],
-) -> Result<Vec<&'a Picture>, PrepareError> {
-    let order = shown(chat);
-    let picture = |&index: &usize| {
-        pictures.get(index).ok_or_else(|| PrepareError::Image {
-            index,
-            reason: format!(
-                "a message shows it, but the request has {} picture(s)",
-                pictures.len()
-            ),
-        })
-    };
-    let found = order.iter().map(picture).collect::<Result<_, _>>()?;
-    if let Some(index) = (0..pictures.len()).find(|index| !order.contains(index)) {
-        return Err(PrepareError::Image {
-            index,
-            reason: "no message shows it".to_owned(),
-        });
-    }
-    Ok(found)
 }
 
 /// Messages with their parts as lists, `{"type": "image"}` where a picture is shown; what users
@@ -81,5 +102,25 @@ fn part(part: &Part, tokenizer: &Tokenizer) -> Value {
     match part {
         Part::Text(text) => json!({"type": "text", "text": tokenizer.shield(text)}),
         Part::Image(_) => json!({"type": "image"}),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_are_numbered_as_they_are_first_shown() {
+        let message = |parts: &[usize]| Message {
+            role: "user".to_owned(),
+            parts: parts.iter().map(|&picture| Part::Image(picture)).collect(),
+            ..Message::default()
+        };
+        let chat = Chat {
+            messages: vec![message(&[2, 0]), message(&[2, 1])],
+            ..Chat::default()
+        };
+        assert_eq!(order(&chat), [2, 0, 1]);
+        assert_eq!(numbers(&chat), [0, 1, 0, 2]);
     }
 }

@@ -4,14 +4,14 @@
 //! configuration for it.
 
 use candle_core::{Result, Tensor};
-use vlmd_kernels::Linear;
 
 use super::activation::Activation;
 use super::encoder::{EncoderLayer, Names, Style};
+use super::fields::CONFIG;
 use super::levels::COLOURS;
 use super::norm::Norm;
 use super::params::Params;
-use super::sizes::must;
+use super::patches::PatchEmbedding;
 use crate::LoadError;
 
 /// Width of a head in every CLIP tower that OpenAI published.
@@ -71,24 +71,11 @@ impl Geometry {
     pub(crate) fn side(&self) -> usize {
         self.patch * self.grid
     }
-}
 
-/// Views that go through a tower at once. Bounds the memory of its inner layers (about 80 MB for
-/// this many at full size), whatever the number of pictures.
-const VIEWS_PER_PASS: usize = 8;
-
-/// Puts views `[n, 3, side, side]` through `encode`, a bounded number at a time, which gives a
-/// tensor `[n, ..]` for `n` of them.
-pub(crate) fn in_passes(
-    views: &Tensor,
-    encode: impl Fn(&Tensor) -> Result<Tensor>,
-) -> Result<Tensor> {
-    let count = views.dim(0)?;
-    let passes = (0..count).step_by(VIEWS_PER_PASS).map(|start| {
-        let views = views.narrow(0, start, VIEWS_PER_PASS.min(count - start))?;
-        encode(&views)
-    });
-    Tensor::cat(&passes.collect::<Result<Vec<_>>>()?, 0)
+    /// Features of a picture: its patches, and the class token where that is one, too.
+    pub(crate) fn features(&self, class_token: bool) -> usize {
+        self.grid * self.grid + usize::from(class_token)
+    }
 }
 
 /// What a configuration states of a tower, although the tensors tell it.
@@ -134,7 +121,7 @@ impl Stated {
 
 /// A field of `vision_config` that the weights contradict.
 fn differs(field: &str, found: usize, stated: usize) -> LoadError {
-    must(
+    CONFIG.must(
         &format!("vision_config.{field}"),
         format!("be {found}, as in the weights"),
         stated,
@@ -158,6 +145,8 @@ pub(crate) struct Options {
     /// Which of the hidden states are the features, counted from the end as in Python: -1 is the
     /// output of the last layer, -2 that of the last but one.
     pub(crate) hidden_state: i64,
+    /// The class token is a feature, too.
+    pub(crate) class_token: bool,
     /// Width of a head.
     pub(crate) head_dim: usize,
     pub(crate) activation: Activation,
@@ -165,10 +154,11 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// OpenAI's towers, whose features are one of the `hidden_states`.
+    /// OpenAI's towers, whose features are the patches of one of the `hidden_states`.
     pub(crate) fn openai(hidden_state: i64) -> Self {
         Self {
             hidden_state,
+            class_token: false,
             head_dim: HEAD_DIM,
             activation: Activation::QuickGelu,
             layer_norm_eps: 1e-5,
@@ -180,8 +170,8 @@ impl Options {
 #[derive(Debug)]
 pub(crate) struct Clip {
     geometry: Geometry,
-    patch_embedding: Linear,
-    class_embedding: Tensor,
+    class_token: bool,
+    patches: PatchEmbedding,
     position_embedding: Tensor,
     pre_norm: Norm,
     layers: Vec<EncoderLayer>,
@@ -229,13 +219,10 @@ impl Clip {
             names: &NAMES,
         };
         let embeddings = params.at("embeddings");
-        let kernel =
-            embeddings.weight("patch_embedding.weight", &[hidden, COLOURS, patch, patch])?;
         Ok(Self {
             geometry,
-            // A convolution whose stride is its kernel is a matrix product over patches.
-            patch_embedding: Linear::new(kernel.flatten_from(1)?, None)?,
-            class_embedding: embeddings.activation("class_embedding", &[hidden])?,
+            class_token: options.class_token,
+            patches: PatchEmbedding::load(&embeddings, hidden, patch)?,
             position_embedding: embeddings
                 .activation("position_embedding.weight", &[grid * grid + 1, hidden])?,
             // The misspelling is the checkpoint's.
@@ -250,36 +237,18 @@ impl Clip {
         self.geometry
     }
 
-    /// Features `[n, 1 + grid * grid, hidden]`, the class token first, then the patches row by
-    /// row, of pictures `[n, 3, side, side]` in the activations' type.
+    /// Features `[n, features, hidden]`, the class token first where it is one, then the patches
+    /// row by row, of pictures `[n, 3, side, side]` in the activations' type.
     pub(crate) fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
-        let Geometry {
-            hidden,
-            patch,
-            grid,
-        } = self.geometry;
-        let count = pixels.dim(0)?;
-        let patches = pixels
-            .reshape(&[count, COLOURS, grid, patch, grid, patch])?
-            .permute([0, 2, 4, 1, 3, 5])?
-            .reshape((count, grid * grid, COLOURS * patch * patch))?;
-        let patches = self.patch_embedding.forward(&patches)?;
-        let class = self
-            .class_embedding
-            .reshape((1, 1, hidden))?
-            .broadcast_as((count, 1, hidden))?
-            .contiguous()?;
-        let x = Tensor::cat(&[class, patches], 1)?.broadcast_add(&self.position_embedding)?;
+        let tokens = self.patches.with_class(&self.patches.forward(pixels)?)?;
+        let x = tokens.broadcast_add(&self.position_embedding)?;
         let mut x = self.pre_norm.forward(&x)?;
         for layer in &self.layers {
             x = layer.forward(&x, usize::MAX)?;
         }
-        Ok(x)
-    }
-
-    /// [`Self::forward`] without the class token.
-    pub(crate) fn patches(&self, pixels: &Tensor) -> Result<Tensor> {
-        let Geometry { grid, .. } = self.geometry;
-        self.forward(pixels)?.narrow(1, 1, grid * grid)
+        if self.class_token {
+            return Ok(x);
+        }
+        x.narrow(1, 1, x.dim(1)? - 1)
     }
 }

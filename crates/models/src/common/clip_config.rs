@@ -4,7 +4,8 @@ use serde::Deserialize;
 
 use super::activation::Activation;
 use super::clip::{Options, Stated};
-use super::sizes::{CONFIG_FILE, MAX_LAYERS, MAX_SIZE, check_eps, must, within};
+use super::fields::CONFIG;
+use super::sizes::{MAX_LAYERS, MAX_SIZE};
 use crate::{LoadError, ModelFiles};
 
 /// Width and heads of a tower whose configuration leaves them out, as in `CLIPVisionConfig`.
@@ -33,9 +34,37 @@ impl ClipConfig {
             Whole { vision_config: ClipConfig },
             Tower(ClipConfig),
         }
-        Ok(match files.json(CONFIG_FILE)? {
+        Ok(match files.json(CONFIG.0)? {
             File::Whole { vision_config } | File::Tower(vision_config) => vision_config,
         })
+    }
+
+    /// OpenAI's ViT-L/14, which is what `Kosmos2VisionConfig` means where it says nothing.
+    pub(crate) fn vit_l_14() -> Self {
+        Self {
+            model_type: None,
+            hidden_size: Some(1024),
+            image_size: Some(224),
+            patch_size: Some(14),
+            num_attention_heads: Some(16),
+            num_hidden_layers: Some(24),
+            hidden_act: None,
+            layer_norm_eps: None,
+        }
+    }
+
+    /// Takes what is missing from `other`.
+    pub(crate) fn or(self, other: Self) -> Self {
+        Self {
+            model_type: self.model_type.or(other.model_type),
+            hidden_size: self.hidden_size.or(other.hidden_size),
+            image_size: self.image_size.or(other.image_size),
+            patch_size: self.patch_size.or(other.patch_size),
+            num_attention_heads: self.num_attention_heads.or(other.num_attention_heads),
+            num_hidden_layers: self.num_hidden_layers.or(other.num_hidden_layers),
+            hidden_act: self.hidden_act.or(other.hidden_act),
+            layer_norm_eps: self.layer_norm_eps.or(other.layer_norm_eps),
+        }
     }
 
     /// What the tensors tell, too.
@@ -51,33 +80,25 @@ impl ClipConfig {
     /// What the tensors do not tell, for the features `hidden_state`.
     pub(crate) fn options(&self, hidden_state: i64) -> Result<Options, LoadError> {
         if let Some(layers) = self.num_hidden_layers {
-            within("vision_config.num_hidden_layers", layers, 1..=MAX_LAYERS)?;
+            CONFIG.within("vision_config.num_hidden_layers", layers, 1..=MAX_LAYERS)?;
         }
         let mut options = Options::openai(hidden_state);
         let hidden = self.hidden_size.unwrap_or(CLIP_HIDDEN);
         let heads = self.num_attention_heads.unwrap_or(CLIP_HEADS);
-        within("vision_config.hidden_size", hidden, 1..=MAX_SIZE)?;
-        within("vision_config.num_attention_heads", heads, 1..=hidden)?;
-        if !hidden.is_multiple_of(heads) {
-            return Err(must(
-                "vision_config.hidden_size",
-                format!("be a multiple of `vision_config.num_attention_heads` ({heads})"),
-                hidden,
-            ));
-        }
+        CONFIG.within("vision_config.hidden_size", hidden, 1..=MAX_SIZE)?;
+        CONFIG.within("vision_config.num_attention_heads", heads, 1..=hidden)?;
+        CONFIG.multiple(
+            "vision_config.hidden_size",
+            hidden,
+            "vision_config.num_attention_heads",
+            heads,
+        )?;
         options.head_dim = hidden / heads;
         if let Some(name) = &self.hidden_act {
-            options.activation = Activation::named(name).ok_or_else(|| {
-                must(
-                    "vision_config.hidden_act",
-                    "be `quick_gelu` or `gelu`",
-                    name,
-                )
-            })?;
+            options.activation = Activation::read("vision_config.hidden_act", name)?;
         }
         if let Some(eps) = self.layer_norm_eps {
-            check_eps("vision_config.layer_norm_eps", eps)?;
-            options.layer_norm_eps = eps as f32;
+            options.layer_norm_eps = CONFIG.eps("vision_config.layer_norm_eps", eps)?;
         }
         Ok(options)
     }

@@ -1,70 +1,14 @@
 //! Pictures for CLIP towers, as transformers' `CLIPImageProcessor` makes them.
 
-use std::fmt;
-
 use candle_core::Tensor;
-use serde::Deserialize;
+use vlmd_backend::ImageInput;
 use vlmd_media::Picture;
 use vlmd_media::resample::{Filter, Window, pil, pil_on_square, pil_window};
 
-use super::levels::{COLOURS, Levels, Normalisation, PREPROCESSOR_FILE, check_rescale_factor};
+use super::fields::PREPROCESSOR;
+use super::levels::{COLOURS, Levels, Normalisation};
+use super::preprocessor::{BICUBIC, BILINEAR, Settings, Size};
 use crate::{LoadError, ModelFiles};
-
-/// `resample` by PIL's numbers.
-const BILINEAR: u8 = 2;
-const BICUBIC: u8 = 3;
-
-/// The settings in `preprocessor_config.json`.
-#[derive(Debug, Clone, Deserialize)]
-struct Settings {
-    size: Option<Size>,
-    /// Kosmos-2's older way to say that `size` is that of both sides.
-    #[serde(default)]
-    use_square_size: bool,
-    crop_size: Option<Size>,
-    resample: Option<u8>,
-    do_resize: Option<bool>,
-    do_center_crop: Option<bool>,
-    do_rescale: Option<bool>,
-    do_normalize: Option<bool>,
-    rescale_factor: Option<f64>,
-    #[serde(flatten)]
-    normalisation: Normalisation,
-}
-
-/// A size as a number, or by its sides.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(untagged)]
-enum Size {
-    Side(usize),
-    Shortest { shortest_edge: usize },
-    Sides { height: usize, width: usize },
-}
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Side(side)
-            | Self::Shortest {
-                shortest_edge: side,
-            } => write!(f, "{side}"),
-            Self::Sides { height, width } => write!(f, "{width} x {height}"),
-        }
-    }
-}
-
-impl Size {
-    /// The side of a square.
-    fn side(self) -> Option<usize> {
-        match self {
-            Self::Side(side)
-            | Self::Shortest {
-                shortest_edge: side,
-            } => Some(side),
-            Self::Sides { height, width } => (height == width).then_some(height),
-        }
-    }
-}
 
 /// Scales, keeps the middle, and normalises.
 #[derive(Debug, Clone)]
@@ -93,40 +37,23 @@ impl ClipImage {
 
     /// Reads the settings; `side` is what the tower takes.
     pub(crate) fn read(files: &ModelFiles, side: usize) -> Result<Self, LoadError> {
-        let Some(settings): Option<Settings> = files.json_or_default(PREPROCESSOR_FILE)? else {
-            return Ok(Self::openai(side));
-        };
+        let settings = Settings::read(files)?;
         for (field, size) in [("size", settings.size), ("crop_size", settings.crop_size)] {
             let found = size.map_or(Some(side), Size::side);
             if found != Some(side) {
-                return Err(must(
+                return Err(PREPROCESSOR.must(
                     field,
-                    &format!("be {side} pixels, which is what the tower takes"),
-                    &size.map_or_else(String::new, |size| size.to_string()),
+                    format!("be {side} pixels, which is what the tower takes"),
+                    size.map_or_else(String::new, |size| size.to_string()),
                 ));
             }
         }
-        for (field, step) in [
-            ("do_resize", settings.do_resize),
-            ("do_center_crop", settings.do_center_crop),
-            ("do_rescale", settings.do_rescale),
-            ("do_normalize", settings.do_normalize),
-        ] {
-            if step == Some(false) {
-                return Err(must(field, "be true", "false"));
-            }
-        }
-        check_rescale_factor(settings.rescale_factor)?;
-        settings.normalisation.check()?;
+        PREPROCESSOR.all_true(&[("do_center_crop", settings.do_center_crop)])?;
         let filter = match settings.resample {
             None | Some(BICUBIC) => Filter::Bicubic,
             Some(BILINEAR) => Filter::Bilinear,
             Some(other) => {
-                return Err(must(
-                    "resample",
-                    "be 2 (bilinear) or 3 (bicubic)",
-                    &other.to_string(),
-                ));
+                return Err(PREPROCESSOR.must("resample", "be 2 (bilinear) or 3 (bicubic)", other));
             }
         };
         Ok(Self {
@@ -196,17 +123,19 @@ impl ClipImage {
     }
 }
 
+/// A picture that becomes these pixels and this number of features.
+pub(crate) fn input(picture: &Picture, pixels: Tensor, features: usize) -> ImageInput {
+    ImageInput {
+        pixels,
+        size: (picture.height() as usize, picture.width() as usize),
+        features,
+    }
+}
+
 /// A side for the resampler. Decoded pictures have sides of at most 65535 pixels, so only a tower
 /// of absurd size could exceed it; that is then refused as too long.
 fn fit(side: usize) -> u32 {
     u32::try_from(side).unwrap_or(0)
-}
-
-fn must(field: &str, bound: &str, value: &str) -> LoadError {
-    LoadError::invalid(
-        PREPROCESSOR_FILE,
-        format!("`{field}` must {bound}, but is {value}"),
-    )
 }
 
 #[cfg(test)]

@@ -68,11 +68,7 @@ impl EncoderLayer {
         Ok(Self {
             attention_norm: norm(names.attention_norm)?,
             qkv: attention.fused("qkv_proj", &parts, hidden)?,
-            output: if names.attention_bias {
-                attention.linear_with_bias(names.output, hidden, hidden)?
-            } else {
-                attention.linear(names.output, hidden, hidden)?
-            },
+            output: attention.linear_of(names.output, hidden, hidden, names.attention_bias)?,
             head_dim,
             mlp_norm: norm(names.mlp_norm)?,
             up: mlp.linear_with_bias("fc1", hidden, inner)?,

@@ -2,17 +2,17 @@
 //!
 //! Pictures are 8 bits a colour, so what a level becomes is computed once for each of the 256.
 
+use std::fmt;
+
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 use vlmd_media::Picture;
 
+use super::fields::PREPROCESSOR;
 use crate::LoadError;
 
 /// Colours of a pixel.
 pub(crate) const COLOURS: usize = 3;
-
-/// Where Hugging Face checkpoints keep the settings of their pictures.
-pub(crate) const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
 
 /// Mean and standard deviation per colour, of values between 0 and 1.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
@@ -52,7 +52,7 @@ impl Normalisation {
     pub(crate) fn check(&self) -> Result<(), LoadError> {
         let must = |field, bound, found: &[f32]| {
             Err(LoadError::invalid(
-                PREPROCESSOR_FILE,
+                PREPROCESSOR.0,
                 format!("`{field}` must be {bound} for each colour, but is {found:?}"),
             ))
         };
@@ -71,18 +71,21 @@ impl Normalisation {
 pub(crate) fn check_rescale_factor(factor: Option<f64>) -> Result<(), LoadError> {
     match factor {
         Some(factor) if (factor * 255.0 - 1.0).abs() > 1e-9 || factor.is_nan() => {
-            Err(LoadError::invalid(
-                PREPROCESSOR_FILE,
-                format!("`rescale_factor` must be 1/255, but is {factor}"),
-            ))
+            Err(PREPROCESSOR.must("rescale_factor", "be 1/255", factor))
         }
         _ => Ok(()),
     }
 }
 
 /// What each level of each colour becomes.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Levels([[f32; 256]; COLOURS]);
+
+impl fmt::Debug for Levels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Levels").finish_non_exhaustive()
+    }
+}
 
 impl Levels {
     /// transformers' image processors: `x * (1 / 255)` in f64, rounded to f32, then normalised
@@ -102,11 +105,6 @@ impl Levels {
                 (unit(level as u8) - by.image_mean[colour]) / by.image_std[colour]
             })
         }))
-    }
-
-    /// What `level` of `colour` becomes.
-    pub(crate) fn at(&self, colour: usize, level: u8) -> f32 {
-        self.0[colour][usize::from(level)]
     }
 
     /// Appends a picture to `pixels`: `[3, height, width]`.

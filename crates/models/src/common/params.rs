@@ -96,6 +96,21 @@ impl<'a> Params<'a> {
         Ok(Linear::new(weight, None)?)
     }
 
+    /// The same with `name.bias` where it is `biased`.
+    pub(crate) fn linear_of(
+        &self,
+        name: &str,
+        input: usize,
+        output: usize,
+        biased: bool,
+    ) -> Result<Linear, LoadError> {
+        if biased {
+            self.linear_with_bias(name, input, output)
+        } else {
+            self.linear(name, input, output)
+        }
+    }
+
     /// `name.weight` of shape `[output, input]`, and `name.bias`.
     pub(crate) fn linear_with_bias(
         &self,

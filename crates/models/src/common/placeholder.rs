@@ -5,7 +5,39 @@ use vlmd_backend::{ImageInput, ImageSpan, Prepared};
 use crate::PrepareError;
 
 /// Stands where a picture's features will. Never looked at.
-pub(crate) const FILLER: u32 = 0;
+const FILLER: u32 = 0;
+
+/// Where the `placeholder` is among `tokens`.
+///
+/// # Errors
+/// When that is in more or fewer than `places` places.
+pub(crate) fn find(
+    tokens: &[u32],
+    placeholder: u32,
+    places: usize,
+) -> Result<Vec<usize>, PrepareError> {
+    let tokens = tokens.iter().enumerate();
+    let found = tokens.filter(|&(_, &token)| token == placeholder);
+    let found: Vec<usize> = found.map(|(at, _)| at).collect();
+    if found.len() == places {
+        return Ok(found);
+    }
+    Err(PrepareError::Template(format!(
+        "it writes {} image token(s) for {places} picture(s)",
+        found.len()
+    )))
+}
+
+/// Appends the place of a picture's features to a prompt. `image` is an index into its pictures.
+pub(crate) fn push(prepared: &mut Prepared, image: usize) {
+    let start = prepared.tokens.len();
+    let features = prepared.images.get(image).map_or(0, |image| image.features);
+    prepared.tokens.resize(start + features, FILLER);
+    prepared.spans.push(ImageSpan {
+        image,
+        tokens: start..start + features,
+    });
+}
 
 /// Widens the `k`-th `placeholder` to the features of `images[places[k]]`.
 ///
@@ -17,33 +49,18 @@ pub(crate) fn expand(
     places: &[usize],
     images: Vec<ImageInput>,
 ) -> Result<Prepared, PrepareError> {
-    let found = tokens.iter().filter(|&&token| token == placeholder).count();
-    if found != places.len() {
-        return Err(PrepareError::Template(format!(
-            "it writes {found} image token(s) for {} picture(s)",
-            places.len()
-        )));
-    }
+    let found = find(tokens, placeholder, places.len())?;
     let mut prepared = Prepared {
         images,
         ..Prepared::default()
     };
-    let mut places = places.iter();
-    for &token in tokens {
-        let start = prepared.tokens.len();
-        match places.as_slice().first() {
-            Some(&image) if token == placeholder => {
-                places.next();
-                let features = prepared.images.get(image).map_or(0, |image| image.features);
-                prepared.tokens.resize(start + features, FILLER);
-                prepared.spans.push(ImageSpan {
-                    image,
-                    tokens: start..start + features,
-                });
-            }
-            _ => prepared.tokens.push(token),
-        }
+    let mut from = 0;
+    for (at, &image) in found.into_iter().zip(places) {
+        prepared.tokens.extend_from_slice(&tokens[from..at]);
+        push(&mut prepared, image);
+        from = at + 1;
     }
+    prepared.tokens.extend_from_slice(&tokens[from..]);
     Ok(prepared)
 }
 

@@ -1,14 +1,9 @@
 //! Sizes of a decoder as configurations state them, and the checks that all of them must pass.
 
-use std::fmt::Display;
-use std::ops::RangeInclusive;
-
 use vlmd_backend::ModelSpec;
 
+use super::fields::{CONFIG, ConfigFile};
 use crate::LoadError;
-
-/// Where Hugging Face checkpoints keep their configuration.
-pub(crate) const CONFIG_FILE: &str = "config.json";
 
 /// Bound on every width and count, far above any model, so that products of two cannot overflow.
 pub(crate) const MAX_SIZE: usize = 1 << 24;
@@ -19,7 +14,7 @@ pub(crate) const MAX_LAYERS: usize = 4096;
 /// How a kind of configuration calls the sizes, and where it is kept.
 #[derive(Debug)]
 pub(crate) struct Fields {
-    pub(crate) file: &'static str,
+    pub(crate) file: ConfigFile,
     pub(crate) vocab_size: &'static str,
     pub(crate) hidden_size: &'static str,
     pub(crate) intermediate_size: &'static str,
@@ -32,7 +27,7 @@ pub(crate) struct Fields {
 
 /// Hugging Face's.
 pub(crate) const HUGGING_FACE: Fields = Fields {
-    file: CONFIG_FILE,
+    file: CONFIG,
     vocab_size: "vocab_size",
     hidden_size: "hidden_size",
     intermediate_size: "intermediate_size",
@@ -65,21 +60,16 @@ impl Sizes {
         heads: usize,
         fields: &Fields,
     ) -> Result<usize, LoadError> {
-        fields.within(fields.hidden_size, hidden_size, 1..=MAX_SIZE)?;
-        fields.within(fields.heads, heads, 1..=hidden_size)?;
-        if !hidden_size.is_multiple_of(heads) {
-            return Err(fields.must(
-                fields.hidden_size,
-                format!("be a multiple of `{}` ({heads})", fields.heads),
-                hidden_size,
-            ));
-        }
+        let file = fields.file;
+        file.within(fields.hidden_size, hidden_size, 1..=MAX_SIZE)?;
+        file.within(fields.heads, heads, 1..=hidden_size)?;
+        file.multiple(fields.hidden_size, hidden_size, fields.heads, heads)?;
         Ok(hidden_size / heads)
     }
 
     /// Checks each size and how they fit; `fields` says how to call them.
     pub(crate) fn check(&self, fields: &Fields) -> Result<(), LoadError> {
-        let heads = self.heads;
+        let (heads, file) = (self.heads, fields.file);
         for (field, size, bounds) in [
             (fields.vocab_size, self.vocab_size, 1..=MAX_SIZE),
             (fields.hidden_size, self.hidden_size, 1..=MAX_SIZE),
@@ -93,24 +83,17 @@ impl Sizes {
             (fields.head_dim, self.head_dim, 1..=MAX_SIZE),
             (fields.max_positions, self.max_positions, 2..=MAX_SIZE),
         ] {
-            fields.within(field, size, bounds)?;
+            file.within(field, size, bounds)?;
         }
         if !self.head_dim.is_multiple_of(2) {
-            return Err(fields.must(
+            return Err(file.must(
                 fields.hidden_size,
                 format!("give each of the {heads} `{}` an even width", fields.heads),
                 self.hidden_size,
             ));
         }
-        fields.within(fields.kv_heads, self.kv_heads, 1..=heads)?;
-        if !heads.is_multiple_of(self.kv_heads) {
-            return Err(fields.must(
-                fields.heads,
-                format!("be a multiple of `{}` ({})", fields.kv_heads, self.kv_heads),
-                heads,
-            ));
-        }
-        Ok(())
+        file.within(fields.kv_heads, self.kv_heads, 1..=heads)?;
+        file.multiple(fields.heads, heads, fields.kv_heads, self.kv_heads)
     }
 
     /// What the engine must know.
@@ -126,47 +109,4 @@ impl Sizes {
             cross_feature_bytes: 0,
         }
     }
-}
-
-impl Fields {
-    /// An error about one of them: "`field` must `bound`, but is `value`".
-    pub(crate) fn must(&self, field: &str, bound: impl Display, value: impl Display) -> LoadError {
-        LoadError::invalid(self.file, format!("`{field}` must {bound}, but is {value}"))
-    }
-
-    /// Checks a number.
-    pub(crate) fn within(
-        &self,
-        field: &str,
-        value: usize,
-        bounds: RangeInclusive<usize>,
-    ) -> Result<(), LoadError> {
-        if bounds.contains(&value) {
-            return Ok(());
-        }
-        let (least, most) = bounds.into_inner();
-        Err(self.must(field, format!("be between {least} and {most}"), value))
-    }
-}
-
-/// Checks a norm's epsilon.
-pub(crate) fn check_eps(field: &str, eps: f64) -> Result<(), LoadError> {
-    if (0.0..1.0).contains(&eps) {
-        return Ok(());
-    }
-    Err(must(field, "be at least 0 and below 1", eps))
-}
-
-/// An error about a field of `config.json`: "`field` must `bound`, but is `value`".
-pub(crate) fn must(field: &str, bound: impl Display, value: impl Display) -> LoadError {
-    HUGGING_FACE.must(field, bound, value)
-}
-
-/// Checks a number in `config.json`.
-pub(crate) fn within(
-    field: &str,
-    value: usize,
-    bounds: RangeInclusive<usize>,
-) -> Result<(), LoadError> {
-    HUGGING_FACE.within(field, value, bounds)
 }

@@ -1,10 +1,10 @@
 //! Tokenizer, chat template and stop tokens, where the Hugging Face layout keeps them.
 
 use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value};
 use vlmd_text::{ChatTemplate, SpecialTokens, TemplateFiles, TextError, Tokenizer};
 
-use crate::{LoadError, ModelFiles, NemoFiles, PrepareError};
+use super::fields::CONFIG;
+use crate::{LoadError, ModelFiles, NemoFiles};
 
 const TOKENIZER_FILE: &str = "tokenizer.json";
 const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
@@ -13,6 +13,17 @@ const GENERATION_CONFIG_FILE: &str = "generation_config.json";
 /// A token id, several, or none: configurations spell `eos_token_id` in all three ways.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct TokenIds(pub(crate) Vec<u32>);
+
+impl TokenIds {
+    /// Those of `others` where there are none.
+    pub(crate) fn or(self, others: &Self) -> Self {
+        if self.0.is_empty() {
+            others.clone()
+        } else {
+            self
+        }
+    }
+}
 
 impl<'de> Deserialize<'de> for TokenIds {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -62,12 +73,32 @@ pub(crate) fn sentencepiece(files: &NemoFiles, name: &str) -> Result<Tokenizer, 
 
 /// The id of a token that the architecture cannot do without.
 pub(crate) fn required_token(tokenizer: &Tokenizer, token: &str) -> Result<u32, LoadError> {
-    tokenizer.token_to_id(token).ok_or_else(|| {
-        LoadError::invalid(
-            TOKENIZER_FILE,
-            format!("the token `{token}` is not in the vocabulary"),
-        )
-    })
+    required_in(TOKENIZER_FILE, tokenizer, token)
+}
+
+/// The same, of the tokenizer in `file`.
+pub(crate) fn required_in(
+    file: &str,
+    tokenizer: &Tokenizer,
+    token: &str,
+) -> Result<u32, LoadError> {
+    let missing = || format!("the token `{token}` is not in the vocabulary");
+    let id = tokenizer.token_to_id(token);
+    id.ok_or_else(|| LoadError::invalid(file, missing()))
+}
+
+/// The id of the token that stands for a picture, which the configuration must give, too.
+pub(crate) fn image_token(
+    tokenizer: &Tokenizer,
+    token: &str,
+    configured: u32,
+) -> Result<u32, LoadError> {
+    let id = required_token(tokenizer, token)?;
+    if id == configured {
+        return Ok(id);
+    }
+    let bound = format!("be {id}, the id of `{token}` in the tokenizer");
+    Err(CONFIG.must("image_token_index", bound, configured))
 }
 
 /// Checks that every token has an embedding.
@@ -83,18 +114,13 @@ pub(crate) fn check_vocabulary(tokenizer: &Tokenizer, vocab_size: usize) -> Resu
 }
 
 /// Compiles the checkpoint's chat template, or `fallback` where it has none.
-pub(crate) fn chat_template(files: &ModelFiles, fallback: &str) -> Result<ChatTemplate, LoadError> {
-    let (source, specials) = template_source(files)?;
-    let source = source.as_deref().unwrap_or(fallback);
-    ChatTemplate::compile(source, &specials).map_err(LoadError::Template)
-}
-
-/// Compiles the chat template of a checkpoint that has one.
-pub(crate) fn optional_chat_template(
+pub(crate) fn chat_template(
     files: &ModelFiles,
+    fallback: Option<&str>,
 ) -> Result<Option<ChatTemplate>, LoadError> {
     let (source, specials) = template_source(files)?;
-    let compile = |source: String| ChatTemplate::compile(&source, &specials);
+    let source = source.as_deref().or(fallback);
+    let compile = |source| ChatTemplate::compile(source, &specials);
     source.map(compile).transpose().map_err(LoadError::Template)
 }
 
@@ -131,57 +157,6 @@ pub(crate) fn generation(files: &ModelFiles) -> Result<Generation, LoadError> {
     files.json_or_default(GENERATION_CONFIG_FILE)
 }
 
-/// `eos_token_id` of `generation_config.json`, where there is one.
-pub(crate) fn generation_stops(files: &ModelFiles) -> Result<TokenIds, LoadError> {
-    Ok(generation(files)?.eos_token_id)
-}
-
-/// Renders `messages`, each an object with `role` and `content`, up to where the answer begins.
-pub(crate) fn render(
-    template: &ChatTemplate,
-    messages: &[Value],
-    kwargs: &Map<String, Value>,
-) -> Result<String, PrepareError> {
-    let messages = Value::Array(messages.to_vec());
-    template
-        .render(&messages, kwargs, true)
-        .map_err(|error| match error {
-            TextError::Refused(reason) | TextError::Render(reason) => {
-                PrepareError::Template(reason)
-            }
-            other => PrepareError::Template(other.to_string()),
-        })
-}
-
-/// Token ids of one piece of a prompt, each of which has an embedding.
-pub(crate) fn encode(
-    tokenizer: &Tokenizer,
-    text: &str,
-    add_special_tokens: bool,
-    vocab_size: usize,
-) -> Result<Vec<u32>, PrepareError> {
-    let ids = tokenizer
-        .encode(text, add_special_tokens)
-        .map_err(|error| match error {
-            TextError::Encode(reason) => PrepareError::Tokenize(reason),
-            other => PrepareError::Tokenize(other.to_string()),
-        })?;
-    if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
-        return Err(PrepareError::Tokenize(format!(
-            "token {id} is beyond the model's vocabulary of {vocab_size}"
-        )));
-    }
-    Ok(ids)
-}
-
-/// The stop tokens of several sources, each once.
-pub(crate) fn stop_ids(sources: impl IntoIterator<Item = u32>) -> Vec<u32> {
-    let mut ids: Vec<u32> = sources.into_iter().collect();
-    ids.sort_unstable();
-    ids.dedup();
-    ids
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,10 +169,5 @@ mod tests {
         assert!(read("null").unwrap().0.is_empty());
         let error = read("-1").unwrap_err().to_string();
         assert!(error.contains("integer from 0 on"), "{error}");
-    }
-
-    #[test]
-    fn stop_tokens_of_several_sources_are_listed_once() {
-        assert_eq!(stop_ids([32000, 2, 32007, 2]), [2, 32000, 32007]);
     }
 }

@@ -2,8 +2,9 @@
 
 use serde::Deserialize;
 
+use super::fields::CONFIG;
 use super::rope::{Llama3Rope, Rope};
-use super::sizes::{HUGGING_FACE, MAX_SIZE, Sizes, check_eps, must, within};
+use super::sizes::{HUGGING_FACE, MAX_SIZE, Sizes};
 use super::text::TokenIds;
 use crate::LoadError;
 
@@ -132,17 +133,15 @@ impl TextConfig {
                 .min(window.unwrap_or(usize::MAX)),
         };
         sizes.check(&HUGGING_FACE)?;
-        match self.hidden_act.as_deref() {
-            None | Some("silu") => Ok(sizes),
-            Some(other) => Err(must("hidden_act", "be `silu`", other)),
-        }
+        let activation = self.hidden_act.as_deref().unwrap_or("silu");
+        CONFIG.only("hidden_act", activation, "silu")?;
+        Ok(sizes)
     }
 
     /// What is added to a mean square before its root is taken.
     pub(crate) fn rms_norm_eps(&self, defaults: &Defaults) -> Result<f32, LoadError> {
         let eps = self.rms_norm_eps.unwrap_or(defaults.rms_norm_eps);
-        check_eps("rms_norm_eps", eps)?;
-        Ok(eps as f32)
+        CONFIG.eps("rms_norm_eps", eps)
     }
 
     /// The decoder's rotations.
@@ -152,9 +151,7 @@ impl TextConfig {
             .rope_theta
             .or(scaling.and_then(|scaling| scaling.rope_theta))
             .unwrap_or(defaults.rope_theta);
-        if !(theta.is_finite() && theta > 0.0) {
-            return Err(must("rope_theta", "be above 0 and finite", theta));
-        }
+        CONFIG.positive("rope_theta", theta)?;
         let kind = scaling.and_then(|scaling| scaling.rope_type.as_deref());
         match (kind, scaling) {
             (None | Some("default"), _) | (_, None) => Ok(Rope::plain(sizes.head_dim, theta)),
@@ -164,7 +161,7 @@ impl TextConfig {
             (Some("llama3"), Some(scaling)) => {
                 Ok(Rope::llama3(sizes.head_dim, theta, &scaling.llama3()?))
             }
-            (Some(other), _) => Err(must(
+            (Some(other), _) => Err(CONFIG.must(
                 "rope_scaling.rope_type",
                 "be `default`, `linear` or `llama3`",
                 other,
@@ -182,7 +179,7 @@ impl RopeScaling {
         let low = positive("rope_scaling.low_freq_factor", self.low_freq_factor)?;
         let high = positive("rope_scaling.high_freq_factor", self.high_freq_factor)?;
         if high <= low {
-            return Err(must(
+            return Err(CONFIG.must(
                 "rope_scaling.high_freq_factor",
                 format!("be above `rope_scaling.low_freq_factor` ({low})"),
                 high,
@@ -190,7 +187,7 @@ impl RopeScaling {
         }
         let field = "rope_scaling.original_max_position_embeddings";
         let original = self.original_max_position_embeddings.unwrap_or(0);
-        within(field, original, 1..=MAX_SIZE)?;
+        CONFIG.within(field, original, 1..=MAX_SIZE)?;
         Ok(Llama3Rope {
             factor: self.factor()?,
             low_freq_factor: low,
@@ -201,11 +198,9 @@ impl RopeScaling {
 }
 
 fn positive(field: &str, value: Option<f64>) -> Result<f64, LoadError> {
-    match value {
-        Some(value) if value.is_finite() && value > 0.0 => Ok(value),
-        Some(value) => Err(must(field, "be above 0 and finite", value)),
-        None => Err(must(field, "be above 0 and finite", "missing")),
-    }
+    let value = value.ok_or_else(|| CONFIG.must(field, "be above 0 and finite", "missing"))?;
+    CONFIG.positive(field, value)?;
+    Ok(value)
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@ use serde::Deserialize;
 
 use crate::common::activation::Activation;
 use crate::common::clip;
-use crate::common::sizes::{CONFIG_FILE, MAX_LAYERS, MAX_SIZE, Sizes, check_eps, must, within};
+use crate::common::clip_config::ClipConfig;
+use crate::common::fields::CONFIG;
+use crate::common::sizes::{MAX_LAYERS, MAX_SIZE, Sizes};
 use crate::common::text::TokenIds;
 use crate::{LoadError, ModelFiles};
 
@@ -13,8 +15,9 @@ use crate::{LoadError, ModelFiles};
 pub(super) struct Config {
     #[serde(default)]
     pub(super) text_config: TextConfig,
+    /// What is missing is as in `Kosmos2VisionConfig`.
     #[serde(default)]
-    pub(super) vision_config: VisionConfig,
+    vision_config: ClipConfig,
     /// Features that a picture becomes.
     #[serde(default = "default_latents")]
     pub(super) latent_query_num: usize,
@@ -53,33 +56,6 @@ impl Default for TextConfig {
     }
 }
 
-/// `vision_config`; what is missing is as in `Kosmos2VisionConfig`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default)]
-pub(super) struct VisionConfig {
-    hidden_size: usize,
-    image_size: usize,
-    patch_size: usize,
-    num_attention_heads: usize,
-    num_hidden_layers: usize,
-    hidden_act: String,
-    layer_norm_eps: f64,
-}
-
-impl Default for VisionConfig {
-    fn default() -> Self {
-        Self {
-            hidden_size: 1024,
-            image_size: 224,
-            patch_size: 14,
-            num_attention_heads: 16,
-            num_hidden_layers: 24,
-            hidden_act: "quick_gelu".to_owned(),
-            layer_norm_eps: 1e-5,
-        }
-    }
-}
-
 fn default_latents() -> usize {
     64
 }
@@ -87,49 +63,28 @@ fn default_latents() -> usize {
 impl Config {
     /// Reads and checks `config.json`.
     pub(super) fn read(files: &ModelFiles) -> Result<Self, LoadError> {
-        let config: Self = files.json(CONFIG_FILE)?;
+        let mut config: Self = files.json(CONFIG.0)?;
+        config.vision_config = config.vision_config.or(ClipConfig::vit_l_14());
         let text = config.text_config.sizes()?;
         config.text_config.activation()?;
         config.text_config.layer_norm_eps()?;
         config.tower()?;
         // A picture's features, what frames them and one token of an answer.
         let most = text.max_positions.saturating_sub(4);
-        within("latent_query_num", config.latent_query_num, 1..=most)?;
+        CONFIG.within("latent_query_num", config.latent_query_num, 1..=most)?;
         Ok(config)
     }
 
     /// What tensors tell about the tower, too.
     pub(super) fn stated(&self) -> clip::Stated {
-        let vision = &self.vision_config;
-        clip::Stated {
-            hidden_size: Some(vision.hidden_size),
-            image_size: Some(vision.image_size),
-            patch_size: Some(vision.patch_size),
-            num_hidden_layers: Some(vision.num_hidden_layers),
-        }
+        self.vision_config.stated()
     }
 
     /// What tensors do not tell about the tower.
     pub(super) fn tower(&self) -> Result<clip::Options, LoadError> {
-        let vision = &self.vision_config;
-        let (hidden, heads) = (vision.hidden_size, vision.num_attention_heads);
-        within("vision_config.hidden_size", hidden, 1..=MAX_SIZE)?;
-        within("vision_config.num_attention_heads", heads, 1..=hidden)?;
-        divides(
-            "vision_config.hidden_size",
-            hidden,
-            "vision_config.num_attention_heads",
-            heads,
-        )?;
-        let layers = vision.num_hidden_layers;
-        within("vision_config.num_hidden_layers", layers, 1..=MAX_LAYERS)?;
-        check_eps("vision_config.layer_norm_eps", vision.layer_norm_eps)?;
-        Ok(clip::Options {
-            hidden_state: -1,
-            head_dim: hidden / heads,
-            activation: activation("vision_config.hidden_act", &vision.hidden_act)?,
-            layer_norm_eps: vision.layer_norm_eps as f32,
-        })
+        let mut options = self.vision_config.options(-1)?;
+        options.class_token = true;
+        Ok(options)
     }
 }
 
@@ -137,23 +92,23 @@ impl TextConfig {
     /// The decoder's sizes, checked.
     pub(super) fn sizes(&self) -> Result<Sizes, LoadError> {
         let (hidden, heads) = (self.embed_dim, self.attention_heads);
-        within("text_config.vocab_size", self.vocab_size, 1..=MAX_SIZE)?;
+        CONFIG.within("text_config.vocab_size", self.vocab_size, 1..=MAX_SIZE)?;
         // Half of them are sines, whose frequencies are a geometric series of at least two.
-        within("text_config.embed_dim", hidden, 4..=MAX_SIZE)?;
-        within("text_config.layers", self.layers, 1..=MAX_LAYERS)?;
-        within("text_config.ffn_dim", self.ffn_dim, 1..=MAX_SIZE)?;
-        within("text_config.attention_heads", heads, 1..=hidden)?;
-        divides(
+        CONFIG.within("text_config.embed_dim", hidden, 4..=MAX_SIZE)?;
+        CONFIG.within("text_config.layers", self.layers, 1..=MAX_LAYERS)?;
+        CONFIG.within("text_config.ffn_dim", self.ffn_dim, 1..=MAX_SIZE)?;
+        CONFIG.within("text_config.attention_heads", heads, 1..=hidden)?;
+        CONFIG.multiple(
             "text_config.embed_dim",
             hidden,
             "text_config.attention_heads",
             heads,
         )?;
         if !hidden.is_multiple_of(2) {
-            return Err(must("text_config.embed_dim", "be even", hidden));
+            return Err(CONFIG.must("text_config.embed_dim", "be even", hidden));
         }
         let positions = self.max_position_embeddings;
-        within(
+        CONFIG.within(
             "text_config.max_position_embeddings",
             positions,
             8..=MAX_SIZE,
@@ -172,13 +127,12 @@ impl TextConfig {
 
     /// Within the MLP.
     pub(super) fn activation(&self) -> Result<Activation, LoadError> {
-        activation("text_config.activation_function", &self.activation_function)
+        Activation::read("text_config.activation_function", &self.activation_function)
     }
 
     /// Added to a variance before its root is taken.
     pub(super) fn layer_norm_eps(&self) -> Result<f32, LoadError> {
-        check_eps("text_config.layer_norm_eps", self.layer_norm_eps)?;
-        Ok(self.layer_norm_eps as f32)
+        CONFIG.eps("text_config.layer_norm_eps", self.layer_norm_eps)
     }
 
     /// Multiplies embeddings, those of pictures too.
@@ -189,19 +143,4 @@ impl TextConfig {
             1.0
         }
     }
-}
-
-fn activation(field: &str, name: &str) -> Result<Activation, LoadError> {
-    Activation::named(name).ok_or_else(|| must(field, "be `gelu` or `quick_gelu`", name))
-}
-
-fn divides(field: &str, whole: usize, by: &str, parts: usize) -> Result<(), LoadError> {
-    if whole.is_multiple_of(parts) {
-        return Ok(());
-    }
-    Err(must(
-        field,
-        format!("be a multiple of `{by}` ({parts})"),
-        whole,
-    ))
 }

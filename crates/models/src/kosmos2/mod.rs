@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 pub use processor::Kosmos2Processor;
 
+use crate::common::params::Params;
 use crate::load::Source;
 use crate::registry::{Entry, Parts};
 use crate::{LoadError, ModelFiles};
@@ -33,13 +34,15 @@ pub const ENTRY: Entry = Entry {
 };
 
 /// The tower's branch among the tensors.
-const TOWER: [&str; 2] = ["vision_model", "model"];
+fn tower<'a>(root: &Params<'a>) -> Params<'a> {
+    root.at("vision_model").at("model")
+}
 
 fn load(files: &ModelFiles, source: &Source<'_>) -> Result<Parts, LoadError> {
     let config = config::Config::read(files)?;
     // Cheap things first: a bad tokenizer shows before gigabytes are read.
     let processor = Kosmos2Processor::new(files, &config, source)?;
     source.admit(config.text_config.sizes()?.spec())?;
-    let model = model::Kosmos2::load(&source.root(), &config)?;
-    Ok((Arc::new(processor), Box::new(model)))
+    let model = model::load(&source.root(), &config)?;
+    Ok((Arc::new(processor), model))
 }

@@ -1,7 +1,7 @@
 //! Tower, resampler and decoder put together.
 
-use candle_core::{D, DType, Device, Result, Tensor};
-use vlmd_backend::{ImageInput, KvCache, Model, ModelSpec, Step};
+use candle_core::{D, DType, Result, Tensor};
+use vlmd_backend::Model;
 use vlmd_kernels::Linear;
 
 use super::config::Config;
@@ -14,61 +14,50 @@ use crate::common::norm::Norm;
 use crate::common::params::Params;
 use crate::common::positions::{Positions, Sinusoidal};
 use crate::common::sizes::Sizes;
-
-/// Pictures that go through the tower at once. Bounds the memory of its inner layers.
-const PICTURES_PER_PASS: usize = 8;
+use crate::common::spliced::{Spliced, Vision};
 
 /// Position of a sequence's first token: fairseq counts from the one behind padding, which is 1.
 const FIRST_POSITION: u32 = 2;
 
-/// Kosmos-2 with its weights.
-#[derive(Debug)]
-pub(super) struct Kosmos2 {
-    spec: ModelSpec,
-    tower: Clip,
-    tower_norm: Norm,
-    resampler: Resampler,
-    decoder: Decoder,
-    dtype: DType,
-}
-
-impl Kosmos2 {
-    pub(super) fn load(
-        params: &Params<'_>,
-        config: &Config,
-    ) -> std::result::Result<Self, LoadError> {
-        let sizes = config.text_config.sizes()?;
-        let branch = super::TOWER
-            .iter()
-            .fold(params.clone(), |params, part| params.at(part));
-        let options = config.tower()?;
-        let tower = Clip::load(&branch, &options)?;
-        let width = tower.geometry().hidden;
-        let tower_norm = Norm::layer(&branch.at("post_layernorm"), width, options.layer_norm_eps)?;
-        let resampler = Resampler::load(
+/// Loads Kosmos-2.
+pub(super) fn load(
+    params: &Params<'_>,
+    config: &Config,
+) -> std::result::Result<Box<dyn Model>, LoadError> {
+    let sizes = config.text_config.sizes()?;
+    let branch = super::tower(params);
+    let options = config.tower()?;
+    let tower = Clip::load(&branch, &options)?;
+    let width = tower.geometry().hidden;
+    let latents = Latents {
+        norm: Norm::layer(&branch.at("post_layernorm"), width, options.layer_norm_eps)?,
+        resampler: Resampler::load(
             &params.at("image_to_text_projection"),
             width,
             config.latent_query_num,
             &sizes,
-        )?;
-        let text = params.at("text_model").at("model");
-        let weights = decoder(&text, config, &sizes)?;
-        let positions = Sinusoidal::new(sizes.hidden_size, FIRST_POSITION);
-        let decoder = Decoder::new(params, sizes, Positions::Sinusoidal(positions), weights);
-        Ok(Self {
-            spec: decoder.spec(),
-            tower,
-            tower_norm,
-            resampler,
-            decoder,
-            dtype: params.activation_dtype(),
-        })
-    }
+        )?,
+        tower,
+    };
+    let text = params.at("text_model").at("model");
+    let weights = decoder(&text, config, &sizes)?;
+    let positions = Sinusoidal::new(sizes.hidden_size, FIRST_POSITION);
+    let decoder = Decoder::new(params, sizes, Positions::Sinusoidal(positions), weights);
+    Ok(Box::new(Spliced::new(latents, decoder)))
+}
 
-    /// Latents `[n, latents, hidden]` of pictures `[n, 3, side, side]`.
-    fn latents(&self, pixels: &Tensor) -> Result<Tensor> {
-        let pixels = pixels.to_device(self.device())?.to_dtype(self.dtype)?;
-        let features = self.tower_norm.forward(&self.tower.forward(&pixels)?)?;
+/// From pictures to latents.
+#[derive(Debug)]
+struct Latents {
+    tower: Clip,
+    norm: Norm,
+    resampler: Resampler,
+}
+
+impl Vision for Latents {
+    /// `[n, latents, hidden]`.
+    fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
+        let features = self.norm.forward(&self.tower.forward(pixels)?)?;
         self.resampler.forward(&unit_length(&features)?)
     }
 }
@@ -133,30 +122,4 @@ fn layer(
             down: mlp.linear_with_bias("fc2", inner, hidden)?,
         },
     })
-}
-
-impl Model for Kosmos2 {
-    fn spec(&self) -> &ModelSpec {
-        &self.spec
-    }
-
-    fn device(&self) -> &Device {
-        self.decoder.device()
-    }
-
-    fn encode(&self, images: &[&ImageInput]) -> Result<Vec<Tensor>> {
-        let mut features = Vec::with_capacity(images.len());
-        for pass in images.chunks(PICTURES_PER_PASS) {
-            let pixels: Vec<&Tensor> = pass.iter().map(|image| &image.pixels).collect();
-            let latents = self.latents(&Tensor::cat(&pixels, 0)?)?;
-            for picture in 0..pass.len() {
-                features.push(latents.get(picture)?);
-            }
-        }
-        Ok(features)
-    }
-
-    fn forward(&self, step: &Step, cache: &KvCache) -> Result<Tensor> {
-        self.decoder.forward(step, cache)
-    }
 }

@@ -1,19 +1,20 @@
 //! From a conversation to token ids and pixels, as `processing_kosmos2.py` does it.
 
-use std::fmt;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use vlmd_backend::{ImageInput, ImageSpan, Prepared};
+use vlmd_backend::{ImageSpan, Prepared};
 use vlmd_media::Picture;
 use vlmd_text::Tokenizer;
 
 use super::config::Config;
 use super::{grounding, prompt};
+use crate::common::chat::{self, Shown};
 use crate::common::clip::Geometry;
-use crate::common::clip_image::ClipImage;
-use crate::common::sizes::must;
-use crate::common::{chat, text};
+use crate::common::clip_image::{self, ClipImage};
+use crate::common::fields::CONFIG;
+use crate::common::language::Language;
+use crate::common::text;
 use crate::load::Source;
 use crate::{Chat, Grounded, LoadError, LoadOptions, ModelFiles, PrepareError, Processor};
 
@@ -30,25 +31,15 @@ const MAX_PATCHES: usize = 10_000;
 
 /// Makes prompts for Kosmos-2: `<s><image>`, the picture's features, `</image>`, then a blank and
 /// the text.
+#[derive(Debug)]
 pub struct Kosmos2Processor {
-    tokenizer: Arc<Tokenizer>,
-    stop_ids: Vec<u32>,
+    language: Language,
     no_repeat_ngram_size: usize,
-    vocab_size: usize,
     /// What stands where the picture's features will: not the image token, but the first ids of
     /// the vocabulary behind `<unk>`, one after the other. Features hide them, and n-grams
     /// that must not be repeated are counted over them.
     fillers: Vec<u32>,
     clip_image: ClipImage,
-}
-
-impl fmt::Debug for Kosmos2Processor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kosmos2Processor")
-            .field("stop_ids", &self.stop_ids)
-            .field("features", &self.fillers.len())
-            .finish_non_exhaustive()
-    }
 }
 
 /// `processor_config.json`, as far as it matters.
@@ -73,9 +64,7 @@ impl Kosmos2Processor {
         config: &Config,
         source: &Source<'_>,
     ) -> Result<Self, LoadError> {
-        let tower = super::TOWER
-            .iter()
-            .fold(source.root(), |params, part| params.at(part));
+        let tower = super::tower(&source.root());
         config.stated().check(&tower)?;
         let geometry = Geometry::read(&tower)?;
         let vocab_size = config.text_config.sizes()?.vocab_size;
@@ -87,7 +76,7 @@ impl Kosmos2Processor {
         let first = text::required_token(&tokenizer, UNKNOWN)? + 1;
         let latents = config.latent_query_num;
         if first as usize + latents > vocab_size {
-            return Err(must(
+            return Err(CONFIG.must(
                 "text_config.vocab_size",
                 format!(
                     "be at least {first}, behind `{UNKNOWN}`, and the {latents} of `latent_query_num`"
@@ -96,16 +85,10 @@ impl Kosmos2Processor {
             ));
         }
         let generation = text::generation(files)?;
-        let configured = [
-            generation.eos_token_id.0,
-            config.text_config.eos_token_id.0.clone(),
-        ];
-        let stops = configured.into_iter().find(|ids| !ids.is_empty());
+        let stop_ids = generation.eos_token_id.or(&config.text_config.eos_token_id);
         Ok(Self {
-            tokenizer: Arc::new(tokenizer),
-            stop_ids: text::stop_ids(stops.unwrap_or_default()),
+            language: Language::new(tokenizer, None, stop_ids.0, vocab_size),
             no_repeat_ngram_size: generation.no_repeat_ngram_size,
-            vocab_size,
             fillers: (first..).take(latents).collect(),
             clip_image: ClipImage::read(files, geometry.side())?,
         })
@@ -133,7 +116,7 @@ impl Kosmos2Processor {
         let shown: Vec<usize> = (0..pictures.len()).collect();
         check_number(&shown)?;
         let prompt = self.prompt(text, !pictures.is_empty());
-        let mut tokens = text::encode(&self.tokenizer, &prompt, false, self.vocab_size)?;
+        let mut tokens = self.language.encode(&prompt, false)?;
         let Some(picture) = pictures.first() else {
             return Ok(Prepared {
                 tokens,
@@ -145,11 +128,11 @@ impl Kosmos2Processor {
         tokens.splice(place.start..place.start, self.fillers.iter().copied());
         Ok(Prepared {
             tokens,
-            images: vec![ImageInput {
-                pixels: self.clip_image.middle(picture)?,
-                size: (picture.height() as usize, picture.width() as usize),
-                features: self.fillers.len(),
-            }],
+            images: vec![clip_image::input(
+                picture,
+                self.clip_image.middle(picture)?,
+                self.fillers.len(),
+            )],
             spans: vec![ImageSpan {
                 image: 0,
                 tokens: place,
@@ -161,6 +144,7 @@ impl Kosmos2Processor {
     /// The whole prompt with what users wrote still shielded.
     fn prompt(&self, text: &str, picture: bool) -> String {
         let text = self
+            .language
             .tokenizer
             .shield(text.trim_matches(grounding::is_blank));
         if picture {
@@ -215,21 +199,21 @@ fn check_number(shown: &[usize]) -> Result<(), PrepareError> {
 impl Processor for Kosmos2Processor {
     fn prepare(&self, chat: &Chat, pictures: &[Picture]) -> Result<Prepared, PrepareError> {
         check_number(&chat::places(chat))?;
-        chat::pictures(chat, pictures)?;
+        Shown::of(chat, pictures)?;
         self.prepare_prompt(&prompt::text(chat)?, pictures)
     }
 
     fn render(&self, chat: &Chat) -> Result<String, PrepareError> {
         let prompt = self.prompt(&prompt::text(chat)?, !chat::places(chat).is_empty());
-        Ok(self.tokenizer.unshield(&prompt).into_owned())
+        Ok(self.language.unshielded(&prompt))
     }
 
     fn tokenizer(&self) -> &Arc<Tokenizer> {
-        &self.tokenizer
+        &self.language.tokenizer
     }
 
     fn stop_ids(&self) -> &[u32] {
-        &self.stop_ids
+        &self.language.stop_ids
     }
 
     fn no_repeat_ngram_size(&self) -> usize {

@@ -4,7 +4,9 @@
 use vlmd_media::Picture;
 use vlmd_media::resample::{Filter, pil};
 
-const COLOURS: usize = 3;
+use crate::common::tiles::{Canvas, Features};
+
+const BLACK: u8 = 0;
 
 /// The layout of one picture. Pixels are counted in patches' sides where it says patches, in
 /// features otherwise.
@@ -58,16 +60,13 @@ impl Plan {
     /// Indices into the features of all patches, `[rows of patches * columns of patches, grid,
     /// grid]`, flat, in the order of the prompt; `newline` where a row ends.
     pub(super) fn order(&self, grid: usize, newline: u32) -> Vec<u32> {
-        let feature = |row: usize, column: usize| {
-            let patch = row / grid * self.patches.1 + column / grid;
-            ((patch * grid + row % grid) * grid + column % grid) as u32
+        let features = Features {
+            first: 0,
+            across: self.patches.1,
+            cells: grid,
         };
-        let mut order = Vec::with_capacity(self.features());
-        for row in self.rows.0..self.rows.1 {
-            order.extend((self.columns.0..self.columns.1).map(|column| feature(row, column)));
-            order.push(newline);
-        }
-        order
+        let (rows, columns) = (self.rows, self.columns);
+        features.read(rows.0..rows.1, columns.0..columns.1, newline)
     }
 }
 
@@ -102,26 +101,16 @@ pub(super) fn patches(picture: &Picture, plan: &Plan, side: usize, filter: Filte
     let scaled = pil(picture, scaled_wide as u32, scaled_high as u32, filter);
     let (left, top) = ((wide - scaled_wide) / 2, (high - scaled_high) / 2);
     let (canvas_wide, canvas_high) = (scaled_wide + 2 * left, scaled_high + 2 * top);
+    let canvas = Canvas {
+        picture: &scaled,
+        at: (left, top),
+        background: BLACK,
+    };
     let mut patches = Vec::with_capacity(plan.patches.0 * plan.patches.1);
     for y in (0..high).step_by(side) {
         for x in (0..wide).step_by(side) {
-            let (part_wide, part_high) = (side.min(canvas_wide - x), side.min(canvas_high - y));
-            let mut rgb = vec![0; part_wide * part_high * COLOURS];
-            // What of the scaled picture lies on this patch.
-            let from_x = x.max(left);
-            let to_x = (x + part_wide).min(left + scaled_wide);
-            for row in y.max(top)..(y + part_high).min(top + scaled_high) {
-                if from_x >= to_x {
-                    break;
-                }
-                let source = ((row - top) * scaled_wide + from_x - left) * COLOURS;
-                let target = ((row - y) * part_wide + from_x - x) * COLOURS;
-                let bytes = (to_x - from_x) * COLOURS;
-                rgb[target..][..bytes].copy_from_slice(&scaled.rgb()[source..][..bytes]);
-            }
-            if let Some(part) = Picture::from_rgb(part_wide as u32, part_high as u32, rgb) {
-                patches.push(part);
-            }
+            let size = (side.min(canvas_wide - x), side.min(canvas_high - y));
+            patches.extend(canvas.part((x, y), size));
         }
     }
     patches
@@ -145,6 +134,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
+    use crate::common::levels::COLOURS;
 
     /// What the reference counts for pictures of some 600 sizes, with views of one side:
     /// `feature_counts.json`, made by `tests/reference/llava.py`.

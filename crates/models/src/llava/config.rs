@@ -5,14 +5,16 @@ use serde::Deserialize;
 use crate::common::activation::Activation;
 use crate::common::clip;
 use crate::common::clip_config::ClipConfig;
-use crate::common::levels::PREPROCESSOR_FILE;
-use crate::common::sizes::{CONFIG_FILE, must};
+use crate::common::fields::{CONFIG, PREPROCESSOR};
 use crate::common::text_config::{Defaults, LLAMA, MISTRAL, TextConfig};
 use crate::{LoadError, ModelFiles};
 
 /// Most sizes that a picture may be laid out in, and pixels of a side of one.
 const MAX_PINPOINTS: usize = 256;
 const MAX_PINPOINT: usize = 1 << 14;
+
+/// The one kind of tower that there is.
+const CLIP: &str = "clip_vision_model";
 
 /// `config.json`.
 #[derive(Debug, Clone, Deserialize)]
@@ -55,32 +57,23 @@ fn default_strategy() -> String {
 impl Config {
     /// Reads and checks `config.json`.
     pub(super) fn read(files: &ModelFiles) -> Result<Self, LoadError> {
-        let config: Self = files.json(CONFIG_FILE)?;
+        let config: Self = files.json(CONFIG.0)?;
         config.text_config.sizes(config.text_defaults()?)?;
         config.tower()?;
         config.projector_activation()?;
-        let strategy = config.vision_feature_select_strategy.as_str();
-        if !matches!(strategy, "default" | "full") {
-            return Err(must(
-                "vision_feature_select_strategy",
-                "be `default` or `full`",
-                strategy,
-            ));
-        }
+        CONFIG.choice(
+            "vision_feature_select_strategy",
+            &config.vision_feature_select_strategy,
+            &[("default", ()), ("full", ())],
+        )?;
         Ok(config)
     }
 
     /// What the text half's missing fields mean.
     pub(super) fn text_defaults(&self) -> Result<&'static Defaults, LoadError> {
-        match self.text_config.model_type.as_deref() {
-            None | Some("llama") => Ok(&LLAMA),
-            Some("mistral") => Ok(&MISTRAL),
-            Some(other) => Err(must(
-                "text_config.model_type",
-                "be `llama` or `mistral`",
-                other,
-            )),
-        }
+        let family = self.text_config.model_type.as_deref().unwrap_or("llama");
+        let known = [("llama", &LLAMA), ("mistral", &MISTRAL)];
+        CONFIG.choice("text_config.model_type", family, &known)
     }
 
     /// Whether the embedding is the head, too. The field of the same name around the two halves,
@@ -102,23 +95,17 @@ impl Config {
     /// What tensors do not tell about the tower.
     pub(super) fn tower(&self) -> Result<clip::Options, LoadError> {
         let vision = &self.vision_config;
-        if let Some(kind) = &vision.model_type
-            && kind != "clip_vision_model"
-        {
-            return Err(must(
-                "vision_config.model_type",
-                "be `clip_vision_model`",
-                kind,
-            ));
-        }
+        let kind = vision.model_type.as_deref().unwrap_or(CLIP);
+        CONFIG.only("vision_config.model_type", kind, CLIP)?;
         let layer = self.vision_feature_layer;
         let mut options = vision.options(layer)?;
+        options.class_token = self.keeps_class_token();
         options.hidden_state = match vision.num_hidden_layers {
             _ if layer < 0 => layer,
             // Counted from the end, of one state more than there are layers.
             Some(layers) if layer as usize <= layers => layer - layers as i64 - 1,
             _ => {
-                return Err(must(
+                return Err(CONFIG.must(
                     "vision_feature_layer",
                     "be below 0 or one of the `vision_config.num_hidden_layers`",
                     layer,
@@ -130,9 +117,7 @@ impl Config {
 
     /// Between the projector's two layers.
     pub(super) fn projector_activation(&self) -> Result<Activation, LoadError> {
-        let name = &self.projector_hidden_act;
-        Activation::named(name)
-            .ok_or_else(|| must("projector_hidden_act", "be `gelu` or `quick_gelu`", name))
+        Activation::read("projector_hidden_act", &self.projector_hidden_act)
     }
 
     /// Sizes that a picture may be laid out in, `(height, width)`, each a multiple of `side`.
@@ -152,7 +137,7 @@ impl Config {
             .iter()
             .all(|(high, wide)| fits(high) && fits(wide));
         if !all_fit || !(1..=MAX_PINPOINTS).contains(&pinpoints.len()) {
-            return Err(must(
+            return Err(CONFIG.must(
                 "image_grid_pinpoints",
                 format!(
                     "be 1 to {MAX_PINPOINTS} sizes whose sides are multiples of {side}, what \
@@ -162,10 +147,10 @@ impl Config {
             ));
         }
         // The reference lays pictures out by its processor's, and counts features by its model's.
-        let stated: Pinpoints = files.json_or_default(PREPROCESSOR_FILE)?;
+        let stated: Pinpoints = files.json_or_default(PREPROCESSOR.0)?;
         match stated.image_grid_pinpoints {
             Some(stated) if stated != pinpoints => Err(LoadError::invalid(
-                PREPROCESSOR_FILE,
+                PREPROCESSOR.0,
                 format!(
                     "`image_grid_pinpoints` must be that of `config.json`, {pinpoints:?}, but is \
                      another"
@@ -191,7 +176,7 @@ mod tests {
 
     fn read(config: &Value) -> Result<Config, LoadError> {
         let bytes: &'static [u8] = Vec::leak(serde_json::to_vec(config).unwrap());
-        let files = Box::leak(Box::new([(CONFIG_FILE, bytes)]));
+        let files = Box::leak(Box::new([(CONFIG.0, bytes)]));
         Config::read(&ModelFiles::Embedded(files))
     }
 
@@ -210,6 +195,7 @@ mod tests {
             let heads = vision["num_attention_heads"].as_u64().unwrap() as usize;
             let expected = clip::Options {
                 hidden_state: resolved["vision_feature_layer"].as_i64().unwrap(),
+                class_token: resolved["vision_feature_select_strategy"] == "full",
                 head_dim: vision["hidden_size"].as_u64().unwrap() as usize / heads,
                 activation: activation(&vision["hidden_act"]),
                 layer_norm_eps: vision["layer_norm_eps"].as_f64().unwrap() as f32,
@@ -240,7 +226,7 @@ mod tests {
     }
 
     fn activation(name: &Value) -> Activation {
-        Activation::named(name.as_str().unwrap()).unwrap()
+        Activation::read("hidden_act", name.as_str().unwrap()).unwrap()
     }
 
     fn check_text(config: &Config, resolved: &Value) {

@@ -20,8 +20,8 @@ use std::sync::Arc;
 pub use processor::LlavaProcessor;
 
 use crate::common::clip::Geometry;
+use crate::common::fields::CONFIG;
 use crate::common::names;
-use crate::common::sizes::must;
 use crate::load::Source;
 use crate::registry::{Entry, Parts};
 use crate::{LoadError, ModelFiles};
@@ -53,11 +53,7 @@ fn load(files: &ModelFiles, source: &Source<'_>, next: bool) -> Result<Parts, Lo
     let geometry = Geometry::read(&tower)?;
     let views = if next {
         if config.keeps_class_token() {
-            return Err(must(
-                "vision_feature_select_strategy",
-                "be `default`",
-                "full",
-            ));
+            return Err(CONFIG.must("vision_feature_select_strategy", "be `default`", "full"));
         }
         Views::Anyres(config.pinpoints(files, geometry.side())?)
     } else {
@@ -66,6 +62,6 @@ fn load(files: &ModelFiles, source: &Source<'_>, next: bool) -> Result<Parts, Lo
     let processor = LlavaProcessor::new(files, &config, geometry, views.clone())?;
     let sizes = config.text_config.sizes(config.text_defaults()?)?;
     source.admit(sizes.spec())?;
-    let model = model::Llava::load(&params, &config, views)?;
-    Ok((Arc::new(processor), Box::new(model)))
+    let model = model::load(&params, &config, views)?;
+    Ok((Arc::new(processor), model))
 }

@@ -3,7 +3,12 @@
 use vlmd_media::Picture;
 use vlmd_media::resample::{Filter, pil};
 
+use super::config::Vision;
+use crate::common::fields::PREPROCESSOR;
 use crate::common::levels::{COLOURS, Levels};
+use crate::common::preprocessor::{BILINEAR, Settings, Size};
+use crate::common::tiles;
+use crate::{LoadError, ModelFiles};
 
 /// Rows and columns of tiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +46,33 @@ pub(super) struct Tiles {
 }
 
 impl Tiling {
+    /// Reads the settings, where there are any; the sizes that they share with the tower must be
+    /// the tower's.
+    pub(super) fn read(files: &ModelFiles, vision: &Vision) -> Result<Self, LoadError> {
+        let settings = Settings::read(files)?;
+        PREPROCESSOR.all_true(&[("do_pad", settings.do_pad)])?;
+        let (tile, tiles) = (vision.image_size, vision.max_num_tiles);
+        let square = Size::Sides {
+            height: tile,
+            width: tile,
+        };
+        if let Some(size) = settings.size.filter(|&size| size != square) {
+            let bound = format!("be {square}, the `vision_config.image_size` of `config.json`");
+            return Err(PREPROCESSOR.must("size", bound, size));
+        }
+        if let Some(found) = settings.max_image_tiles.filter(|&found| found != tiles) {
+            let bound = format!("be {tiles}, the `vision_config.max_num_tiles` of `config.json`");
+            return Err(PREPROCESSOR.must("max_image_tiles", bound, found));
+        }
+        if let Some(found) = settings.resample.filter(|&found| found != BILINEAR) {
+            return Err(PREPROCESSOR.must("resample", "be 2 (bilinear)", found));
+        }
+        let levels = Levels::rescaled(&settings.normalisation);
+        Ok(Self::new(tile, tiles, levels))
+    }
+
     /// `tile` and `max_tiles` are at least 1.
-    pub(super) fn new(tile: usize, max_tiles: usize, levels: Levels) -> Self {
+    fn new(tile: usize, max_tiles: usize, levels: Levels) -> Self {
         Self {
             tile,
             canvases: canvases(max_tiles),
@@ -106,24 +136,18 @@ impl Tiling {
         let (wide, high) = self.scaled(width, height, canvas);
         // A canvas has at most `max_tiles` tiles a side.
         let scaled = pil(picture, wide as u32, high as u32, Filter::Bilinear);
-        let rgb = scaled.rgb();
         let tile = self.tile;
+        // What the picture does not cover is black, as if it had been drawn so.
+        let surface = tiles::Canvas {
+            picture: &scaled,
+            at: (0, 0),
+            background: 0,
+        };
         let mut pixels = Vec::with_capacity(canvas.rows * canvas.columns * COLOURS * tile * tile);
         for row in 0..canvas.rows {
             for column in 0..canvas.columns {
-                for colour in 0..COLOURS {
-                    // What the picture does not cover is black, as if it had been drawn so.
-                    let black = self.levels.at(colour, 0);
-                    for y in row * tile..(row + 1) * tile {
-                        for x in column * tile..(column + 1) * tile {
-                            pixels.push(if x < wide && y < high {
-                                self.levels
-                                    .at(colour, rgb[(y * wide + x) * COLOURS + colour])
-                            } else {
-                                black
-                            });
-                        }
-                    }
+                if let Some(part) = surface.part((column * tile, row * tile), (tile, tile)) {
+                    self.levels.extend(&mut pixels, &part);
                 }
             }
         }

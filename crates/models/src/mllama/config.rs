@@ -4,8 +4,9 @@ use candle_core::DType;
 use serde::Deserialize;
 use vlmd_backend::ModelSpec;
 
+use crate::common::fields::CONFIG;
 use crate::common::rope::Rope;
-use crate::common::sizes::{CONFIG_FILE, MAX_LAYERS, MAX_SIZE, Sizes, check_eps, must, within};
+use crate::common::sizes::{MAX_LAYERS, MAX_SIZE, Sizes};
 use crate::common::text_config::{MLLAMA, TextConfig};
 use crate::{LoadError, ModelFiles};
 
@@ -30,31 +31,40 @@ struct Text {
     cross_attention_layers: Vec<usize>,
 }
 
-/// `vision_config`. Defaults are those of `MllamaVisionConfig`.
+/// `vision_config`; what is missing is as in `MllamaVisionConfig`.
 #[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub(super) struct Vision {
-    #[serde(default = "default_hidden")]
     pub(super) hidden_size: usize,
-    #[serde(default = "default_layers")]
     pub(super) num_hidden_layers: usize,
-    #[serde(default = "default_global_layers")]
     pub(super) num_global_layers: usize,
     /// `num_attention_heads` in some copies.
-    #[serde(default = "default_heads", alias = "num_attention_heads")]
+    #[serde(alias = "num_attention_heads")]
     pub(super) attention_heads: usize,
-    #[serde(default = "default_image_size")]
     pub(super) image_size: usize,
-    #[serde(default = "default_patch_size")]
     pub(super) patch_size: usize,
-    #[serde(default = "default_tiles")]
     pub(super) max_num_tiles: usize,
     /// Layers whose inputs are features beside the last output.
-    #[serde(default = "default_intermediate")]
     pub(super) intermediate_layers_indices: Vec<usize>,
-    #[serde(default = "default_eps")]
-    pub(super) norm_eps: f64,
-    #[serde(default = "default_activation")]
+    norm_eps: f64,
     hidden_act: String,
+}
+
+impl Default for Vision {
+    fn default() -> Self {
+        Self {
+            hidden_size: 1280,
+            num_hidden_layers: 32,
+            num_global_layers: 8,
+            attention_heads: 16,
+            image_size: 448,
+            patch_size: 14,
+            max_num_tiles: 4,
+            intermediate_layers_indices: vec![3, 7, 15, 23, 30],
+            norm_eps: 1e-5,
+            hidden_act: "gelu".to_owned(),
+        }
+    }
 }
 
 fn default_image_token() -> u32 {
@@ -63,41 +73,11 @@ fn default_image_token() -> u32 {
 fn default_cross_layers() -> Vec<usize> {
     vec![3, 8, 13, 18, 23, 28, 33, 38]
 }
-fn default_hidden() -> usize {
-    1280
-}
-fn default_layers() -> usize {
-    32
-}
-fn default_global_layers() -> usize {
-    8
-}
-fn default_heads() -> usize {
-    16
-}
-fn default_image_size() -> usize {
-    448
-}
-fn default_patch_size() -> usize {
-    14
-}
-fn default_tiles() -> usize {
-    4
-}
-fn default_intermediate() -> Vec<usize> {
-    vec![3, 7, 15, 23, 30]
-}
-fn default_eps() -> f64 {
-    1e-5
-}
-fn default_activation() -> String {
-    "gelu".to_owned()
-}
 
 impl Config {
     /// Reads and checks `config.json`.
     pub(super) fn read(files: &ModelFiles) -> Result<Self, LoadError> {
-        let config: Self = files.json(CONFIG_FILE)?;
+        let config: Self = files.json(CONFIG.0)?;
         config.vision_config.check()?;
         config.text_sizes()?;
         Ok(config)
@@ -107,10 +87,8 @@ impl Config {
     pub(super) fn text_sizes(&self) -> Result<Sizes, LoadError> {
         let sizes = self.text_config.common.sizes(&MLLAMA)?;
         let cross = self.cross_layers();
-        let ascending = cross.windows(2).all(|pair| pair[0] < pair[1]);
-        let within = cross.last().is_none_or(|&last| last < sizes.layers);
-        if !ascending || !within || cross.len() >= sizes.layers {
-            return Err(must(
+        if !ascending_below(cross, sizes.layers) || cross.len() >= sizes.layers {
+            return Err(CONFIG.must(
                 "cross_attention_layers",
                 format!(
                     "be in ascending order, below `num_hidden_layers` ({}) and not all of them",
@@ -159,61 +137,39 @@ impl Config {
 
 impl Vision {
     fn check(&self) -> Result<(), LoadError> {
-        within("vision_config.hidden_size", self.hidden_size, 1..=MAX_SIZE)?;
-        within(
-            "vision_config.num_hidden_layers",
-            self.num_hidden_layers,
-            1..=MAX_LAYERS,
-        )?;
-        within(
-            "vision_config.num_global_layers",
-            self.num_global_layers,
-            0..=MAX_LAYERS,
-        )?;
-        let heads = self.attention_heads;
-        within("vision_config.attention_heads", heads, 1..=self.hidden_size)?;
-        if !self.hidden_size.is_multiple_of(heads) {
-            return Err(must(
-                "vision_config.hidden_size",
-                format!("be a multiple of `attention_heads` ({heads})"),
-                self.hidden_size,
-            ));
+        let (heads, patch) = (self.attention_heads, self.patch_size);
+        for (field, value, bounds) in [
+            ("hidden_size", self.hidden_size, 1..=MAX_SIZE),
+            ("num_hidden_layers", self.num_hidden_layers, 1..=MAX_LAYERS),
+            ("num_global_layers", self.num_global_layers, 0..=MAX_LAYERS),
+            ("attention_heads", heads, 1..=self.hidden_size),
+            ("patch_size", patch, 1..=MAX_SIZE),
+            ("image_size", self.image_size, 1..=16_384),
+            ("max_num_tiles", self.max_num_tiles, 1..=64),
+        ] {
+            CONFIG.within(&format!("vision_config.{field}"), value, bounds)?;
         }
-        within("vision_config.patch_size", self.patch_size, 1..=MAX_SIZE)?;
-        within("vision_config.image_size", self.image_size, 1..=16_384)?;
-        if !self.image_size.is_multiple_of(self.patch_size) {
-            return Err(must(
-                "vision_config.image_size",
-                format!("be a multiple of `patch_size` ({})", self.patch_size),
-                self.image_size,
-            ));
+        for (field, whole, by, parts) in [
+            ("hidden_size", self.hidden_size, "attention_heads", heads),
+            ("image_size", self.image_size, "patch_size", patch),
+        ] {
+            CONFIG.multiple(&format!("vision_config.{field}"), whole, by, parts)?;
         }
-        within("vision_config.max_num_tiles", self.max_num_tiles, 1..=64)?;
-        let inner = &self.intermediate_layers_indices;
-        let ascending = inner.windows(2).all(|pair| pair[0] < pair[1]);
-        if !ascending
-            || inner
-                .last()
-                .is_some_and(|&last| last >= self.num_hidden_layers)
-        {
-            return Err(must(
+        let (inner, layers) = (&self.intermediate_layers_indices, self.num_hidden_layers);
+        if !ascending_below(inner, layers) {
+            return Err(CONFIG.must(
                 "vision_config.intermediate_layers_indices",
-                format!(
-                    "be in ascending order and below `num_hidden_layers` ({})",
-                    self.num_hidden_layers
-                ),
+                format!("be in ascending order and below `num_hidden_layers` ({layers})"),
                 format!("{inner:?}"),
             ));
         }
-        check_eps("vision_config.norm_eps", self.norm_eps)?;
-        if self.hidden_act != "gelu" {
-            return Err(must(
-                "vision_config.hidden_act",
-                "be `gelu`",
-                &self.hidden_act,
-            ));
-        }
-        Ok(())
+        self.norm_eps()?;
+        CONFIG.only("vision_config.hidden_act", &self.hidden_act, "gelu")
+    }
+
+    /// Added to a variance before its root is taken.
+    pub(super) fn norm_eps(&self) -> Result<f32, LoadError> {
+        CONFIG.eps("vision_config.norm_eps", self.norm_eps)
     }
 
     /// Tokens of a tile: its patches and the class token.
@@ -221,4 +177,10 @@ impl Vision {
         let grid = self.image_size / self.patch_size;
         grid * grid + 1
     }
+}
+
+/// Whether these are layers of so many in their order.
+fn ascending_below(indices: &[usize], layers: usize) -> bool {
+    let ascending = indices.windows(2).all(|pair| pair[0] < pair[1]);
+    ascending && indices.last().is_none_or(|&last| last < layers)
 }

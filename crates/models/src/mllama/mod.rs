@@ -17,7 +17,6 @@ mod canvas;
 mod config;
 mod cross;
 mod model;
-mod preprocessor;
 mod processor;
 mod vision;
 

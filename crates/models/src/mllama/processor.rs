@@ -1,20 +1,20 @@
 //! From a conversation to token ids and tiles, as `processing_mllama.py` does it.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use vlmd_backend::{CrossImage, CrossSpan, ImageInput, Prepared};
 use vlmd_media::Picture;
-use vlmd_text::{ChatTemplate, Tokenizer};
+use vlmd_text::Tokenizer;
 
 use super::canvas::Tiling;
 use super::config::{Config, UNSAID_TOKENS};
-use super::preprocessor;
-use crate::common::levels::{COLOURS, Levels};
-use crate::common::sizes::must;
-use crate::common::{chat, text};
+use crate::common::chat::{self, Shown};
+use crate::common::fields::CONFIG;
+use crate::common::language::Language;
+use crate::common::levels::COLOURS;
+use crate::common::{placeholder, text};
 use crate::load::Source;
 use crate::{Chat, LoadError, LoadOptions, ModelFiles, PrepareError, Processor};
 
@@ -27,32 +27,17 @@ const BEGIN: &str = "<|begin_of_text|>";
 ///
 /// A picture is one token, `<|image|>`. The text from it on, up to the next picture, looks at it
 /// by cross-attention; pictures without text between them are looked at together.
+#[derive(Debug)]
 pub struct MllamaProcessor {
-    tokenizer: Arc<Tokenizer>,
-    /// Base models have none.
-    template: Option<ChatTemplate>,
-    stop_ids: Vec<u32>,
+    /// Tokens that may stand in a prompt are the vocabulary and the image's.
+    language: Language,
     image_token: u32,
-    /// Tokens that may stand in a prompt: the vocabulary and the image's.
-    input_vocab_size: usize,
     tiling: Tiling,
     max_tiles: usize,
     /// Tokens of a tile.
     tile_tokens: usize,
     /// Text before the first picture sees all tiles of all pictures, as in transformers.
     unseen_rows_look: bool,
-}
-
-impl fmt::Debug for MllamaProcessor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MllamaProcessor")
-            .field("stop_ids", &self.stop_ids)
-            .field("image_token", &self.image_token)
-            .field("tile", &self.tiling.tile())
-            .field("max_tiles", &self.max_tiles)
-            .field("unseen_rows_look", &self.unseen_rows_look)
-            .finish_non_exhaustive()
-    }
 }
 
 impl MllamaProcessor {
@@ -63,41 +48,30 @@ impl MllamaProcessor {
         source: &Source<'_>,
     ) -> Result<Self, LoadError> {
         let tokenizer = text::tokenizer(files, &[])?;
-        let image_token = text::required_token(&tokenizer, IMAGE)?;
-        if image_token != config.image_token_index {
-            return Err(LoadError::invalid(
-                "config.json",
-                format!(
-                    "`image_token_index` must be {image_token}, the id of `{IMAGE}` in the \
-                     tokenizer, but is {}",
-                    config.image_token_index
-                ),
-            ));
-        }
+        let image_token = text::image_token(&tokenizer, IMAGE, config.image_token_index)?;
         let vision = &config.vision_config;
-        let levels = Levels::rescaled(&preprocessor::read(files, vision)?);
-        let generation = text::generation_stops(files)?;
-        let configured = generation.0.iter().chain(config.eos_token_ids()).copied();
+        let tiling = Tiling::read(files, vision)?;
+        let generation = text::generation(files)?.eos_token_id;
+        let stop_ids = generation.0.iter().chain(config.eos_token_ids()).copied();
         let vocab_size = config.text_sizes()?.vocab_size;
         let rows = vocab_size + UNSAID_TOKENS;
         text::check_vocabulary(&tokenizer, rows)?;
         if image_token as usize >= rows {
-            return Err(must(
+            return Err(CONFIG.must(
                 "image_token_index",
                 format!("be below {rows}, the rows of the embedding"),
                 image_token,
             ));
         }
+        let template = text::chat_template(files, None)?;
+        let input_vocab_size = vocab_size.max(image_token as usize + 1);
         Ok(Self {
-            template: text::optional_chat_template(files)?,
-            stop_ids: text::stop_ids(configured),
+            language: Language::new(tokenizer, template, stop_ids, input_vocab_size),
             image_token,
-            input_vocab_size: vocab_size.max(image_token as usize + 1),
-            tiling: Tiling::new(vision.image_size, vision.max_num_tiles, levels),
+            tiling,
             max_tiles: vision.max_num_tiles,
             tile_tokens: vision.tile_tokens(),
             unseen_rows_look: source.transformers_quirks(),
-            tokenizer: Arc::new(tokenizer),
         })
     }
 
@@ -146,20 +120,8 @@ impl MllamaProcessor {
             let pictures = &prompt[..prompt.len() - text.len()];
             Cow::Owned(format!("{pictures}{BEGIN}{text}"))
         };
-        let tokens = text::encode(&self.tokenizer, &prompt, false, self.input_vocab_size)?;
-        let at: Vec<usize> = tokens
-            .iter()
-            .enumerate()
-            .filter(|(_, token)| **token == self.image_token)
-            .map(|(at, _)| at)
-            .collect();
-        if at.len() != places.len() {
-            return Err(PrepareError::Template(format!(
-                "it writes {} image token(s) for {} picture(s)",
-                at.len(),
-                places.len()
-            )));
-        }
+        let tokens = self.language.encode(&prompt, false)?;
+        let at = placeholder::find(&tokens, self.image_token, places.len())?;
         Ok(Prepared {
             cross: self.cross(&at, places, &images),
             tokens,
@@ -226,14 +188,9 @@ impl MllamaProcessor {
 
     /// The prompt with what users wrote still shielded.
     fn render_shielded(&self, chat: &Chat) -> Result<String, PrepareError> {
-        let template = self.template.as_ref().ok_or_else(|| {
-            PrepareError::Template(
-                "there is none: the checkpoint is a base model, which cannot chat".to_owned(),
-            )
-        })?;
-        let messages = chat::messages(chat, &self.tokenizer, true);
-        let kwargs = self.tokenizer.shield_map(&chat.template_kwargs);
-        text::render(template, &messages, &kwargs).map_err(|error| match error {
+        let messages = chat::messages(chat, &self.language.tokenizer, true);
+        let rendered = self.language.render(chat, messages);
+        rendered.map_err(|error| match error {
             PrepareError::Template(reason)
                 if chat.messages.iter().any(|message| message.role == "system")
                     && !chat::places(chat).is_empty() =>
@@ -262,27 +219,22 @@ fn ends(at: &[usize]) -> Vec<usize> {
 
 impl Processor for MllamaProcessor {
     fn prepare(&self, chat: &Chat, pictures: &[Picture]) -> Result<Prepared, PrepareError> {
-        let order = chat::shown(chat);
-        let shown = chat::pictures(chat, pictures)?;
+        let shown = Shown::of(chat, pictures)?;
         let prompt = self.render_shielded(chat)?;
-        let images = shown
-            .iter()
-            .map(|picture| self.image(picture))
-            .collect::<Result<Vec<_>, _>>()?;
-        self.place(&prompt, &chat::numbers(chat, &order), images)
+        let images = shown.images(|picture| self.image(picture))?;
+        self.place(&prompt, &shown.places, images)
     }
 
     fn render(&self, chat: &Chat) -> Result<String, PrepareError> {
-        let prompt = self.render_shielded(chat)?;
-        Ok(self.tokenizer.unshield(&prompt).into_owned())
+        Ok(self.language.unshielded(&self.render_shielded(chat)?))
     }
 
     fn tokenizer(&self) -> &Arc<Tokenizer> {
-        &self.tokenizer
+        &self.language.tokenizer
     }
 
     fn stop_ids(&self) -> &[u32] {
-        &self.stop_ids
+        &self.language.stop_ids
     }
 }
 

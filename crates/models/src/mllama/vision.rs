@@ -9,9 +9,9 @@ use super::config::Config;
 use crate::LoadError;
 use crate::common::activation::Activation;
 use crate::common::encoder::{EncoderLayer, Names, Style};
-use crate::common::levels::COLOURS;
 use crate::common::norm::Norm;
 use crate::common::params::Params;
+use crate::common::patches::PatchEmbedding;
 
 /// Tokens of a tile are filled up to a multiple of this. The filling is seen like the rest.
 const ALIGNMENT: usize = 8;
@@ -32,12 +32,9 @@ const GLOBAL_NAMES: Names = Names {
 /// The tower with its projection into the decoder's width.
 #[derive(Debug)]
 pub(super) struct Vision {
-    tile: usize,
-    patch: usize,
     max_tiles: usize,
     canvases: Vec<Canvas>,
-    patch_embedding: Linear,
-    class_embedding: Tensor,
+    patches: PatchEmbedding,
     /// `[1, P, hidden]`: positions within a tile, already gated.
     positions: Tensor,
     /// Position within a tile and in the canvas, `P * hidden` for each of the tiles.
@@ -63,9 +60,9 @@ impl Vision {
         text_hidden: usize,
     ) -> std::result::Result<Self, LoadError> {
         let sizes = &config.vision_config;
-        let (hidden, patch, tokens) = (sizes.hidden_size, sizes.patch_size, sizes.tile_tokens());
+        let (hidden, tokens) = (sizes.hidden_size, sizes.tile_tokens());
         let model = params.at("vision_model");
-        let eps = sizes.norm_eps as f32;
+        let eps = sizes.norm_eps()?;
         let style = |names| Style {
             hidden,
             head_dim: hidden / sizes.attention_heads,
@@ -80,18 +77,15 @@ impl Vision {
                 .collect::<std::result::Result<Vec<_>, LoadError>>()
         };
 
-        let kernel = model.weight("patch_embedding.weight", &[hidden, COLOURS, patch, patch])?;
+        let patches = PatchEmbedding::load(&model, hidden, sizes.patch_size)?;
         let gated = model.at("gated_positional_embedding");
         let gate = gated.gate("gate")?;
         let positions = gated.activation("embedding", &[tokens, hidden])?;
         let outputs = hidden * (1 + sizes.intermediate_layers_indices.len());
         Ok(Self {
-            tile: sizes.image_size,
-            patch,
             max_tiles: sizes.max_num_tiles,
             canvases: canvases(sizes.max_num_tiles),
-            patch_embedding: Linear::new(kernel.flatten_from(1)?, None)?,
-            class_embedding: model.activation("class_embedding", &[hidden])?,
+            patches,
             positions: (positions * (1.0 - gate))?.unsqueeze(0)?,
             tile_positions: ByTile::load(
                 &gated.at("tile_embedding"),
@@ -172,27 +166,16 @@ impl Vision {
 
     /// Tokens of all tiles, `[max_tiles, P8, hidden]`, for a canvas of this id.
     fn embed(&self, pixels: &Tensor, aspect: usize) -> Result<Tensor> {
-        let (tiles, _, _, _) = pixels.dims4()?;
-        let (side, patch) = (self.tile, self.patch);
-        let grid = side / patch;
-        let missing = self.max_tiles.saturating_sub(tiles);
+        let missing = self.max_tiles.saturating_sub(pixels.dim(0)?);
         let pixels = pixels
             .pad_with_zeros(0, 0, missing)?
             .to_device(&self.device)?
             .to_dtype(self.dtype)?;
-        let patches = pixels
-            .reshape(&[self.max_tiles, COLOURS, grid, patch, grid, patch])?
-            .permute([0, 2, 4, 1, 3, 5])?
-            .reshape((self.max_tiles, grid * grid, COLOURS * patch * patch))?;
-        let patches = self.patch_embedding.forward(&patches)?;
+        let patches = self.patches.forward(&pixels)?;
         let patches = patches.broadcast_add(&self.before.of_aspect(aspect, self.dtype)?)?;
-        let hidden = patches.dim(2)?;
-        let class = self
-            .class_embedding
-            .reshape((1, 1, hidden))?
-            .broadcast_as((self.max_tiles, 1, hidden))?
-            .contiguous()?;
-        let x = Tensor::cat(&[class, patches], 1)?
+        let x = self
+            .patches
+            .with_class(&patches)?
             .broadcast_add(&self.positions)?
             .add(&self.tile_positions.of_aspect(aspect, self.dtype)?)?;
         let x = self.norm_before.forward(&x)?;

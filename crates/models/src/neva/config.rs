@@ -1,21 +1,22 @@
 //! `model_config.yaml`, checked.
 
-use std::fmt::Display;
-
 use serde::Deserialize;
 
 use super::template::Template;
 use crate::common::activation::Activation;
 use crate::common::decoder::megatron::{self, MlpKind, NormKind};
+use crate::common::fields::ConfigFile;
 use crate::common::rope::Rope;
 use crate::common::sizes::{Fields, Sizes};
+use crate::nemo::CONFIG_FILE;
 use crate::{LoadError, NemoFiles};
 
-pub(super) use crate::nemo::CONFIG_FILE;
+/// Where NeMo keeps the configuration.
+pub(super) const FILE: ConfigFile = ConfigFile(CONFIG_FILE);
 
 /// How NeMo calls a decoder's sizes.
 const FIELDS: Fields = Fields {
-    file: CONFIG_FILE,
+    file: FILE,
     vocab_size: "the vocabulary",
     hidden_size: "hidden_size",
     intermediate_size: "ffn_hidden_size",
@@ -110,6 +111,7 @@ impl Config {
         config.template()?;
         config.aspect_ratio()?;
         config.projector_layers()?;
+        config.keeps_class_token()?;
         config.hidden_state()?;
         Ok(config)
     }
@@ -119,15 +121,15 @@ impl Config {
         // The default is NeMo's.
         let positions = self.position_embedding_type.as_deref();
         let positions = positions.unwrap_or("learned_absolute");
-        choice("position_embedding_type", positions, &[("rope", ())])?;
+        FILE.only("position_embedding_type", positions, "rope")?;
         let block = self.transformer_block_type.as_deref().unwrap_or("pre_ln");
-        choice("transformer_block_type", block, &[("pre_ln", ())])?;
+        FILE.only("transformer_block_type", block, "pre_ln")?;
         for (field, value) in [
             ("rotary_interleaved", self.rotary_interleaved),
             ("megatron_legacy", self.megatron_legacy),
         ] {
             if value == Some(true) {
-                return Err(must(field, "be false", true));
+                return Err(FILE.must(field, "be false", true));
             }
         }
         for (field, value) in [
@@ -138,11 +140,11 @@ impl Config {
             ),
         ] {
             if let Some(value @ 2..) = value {
-                return Err(must(field, "be at most 1", value));
+                return Err(FILE.must(field, "be at most 1", value));
             }
         }
         match &self.window_size {
-            Some(window) => Err(must("window_size", "be null", format!("{window:?}"))),
+            Some(window) => Err(FILE.must("window_size", "be null", format!("{window:?}"))),
             None => Ok(()),
         }
     }
@@ -164,21 +166,22 @@ impl Config {
             let stated = stated.unwrap_or(1);
             if stated != found {
                 let bound = format!("be {found}, which is how many parts the weights have");
-                return Err(must(field, bound, stated));
+                return Err(FILE.must(field, bound, stated));
             }
         }
         let layers = self.num_layers.unwrap_or_default();
-        if !layers.is_multiple_of(pipeline) {
-            let bound = format!("be a multiple of `pipeline_model_parallel_size` ({pipeline})");
-            return Err(must("num_layers", bound, layers));
-        }
-        Ok(())
+        FILE.multiple(
+            "num_layers",
+            layers,
+            "pipeline_model_parallel_size",
+            pipeline,
+        )
     }
 
     /// The decoder's sizes, checked. `vocab_size` is the number of tokens that may be sampled.
     pub(super) fn sizes(&self, vocab_size: usize) -> Result<Sizes, LoadError> {
         let required = |field: &str, value: Option<usize>| {
-            value.ok_or_else(|| must(field, "be an integer from 1 on", "missing"))
+            value.ok_or_else(|| FILE.must(field, "be an integer from 1 on", "missing"))
         };
         let hidden_size = required("hidden_size", self.hidden_size)?;
         let heads = required("num_attention_heads", self.num_attention_heads)?;
@@ -203,18 +206,9 @@ impl Config {
         Ok(sizes)
     }
 
-    /// What is added to a variance or mean square before its root is taken.
-    fn norm_eps(&self) -> Result<f32, LoadError> {
-        let eps = self.layernorm_epsilon.unwrap_or(1e-5);
-        if !(0.0..1.0).contains(&eps) {
-            return Err(must("layernorm_epsilon", "be at least 0 and below 1", eps));
-        }
-        Ok(eps as f32)
-    }
-
     fn norm(&self) -> Result<NormKind, LoadError> {
         let kind = self.normalization.as_deref().unwrap_or("layernorm");
-        choice(
+        FILE.choice(
             "normalization",
             kind,
             &[
@@ -229,7 +223,7 @@ impl Config {
     fn mlp(&self) -> Result<MlpKind, LoadError> {
         // NeMo's default, which it computes in more than one way.
         let kind = self.activation.as_deref().unwrap_or("gelu");
-        choice(
+        FILE.choice(
             "activation",
             kind,
             &[
@@ -244,7 +238,7 @@ impl Config {
     pub(super) fn decoder(&self) -> Result<megatron::Settings, LoadError> {
         Ok(megatron::Settings {
             norm: self.norm()?,
-            norm_eps: self.norm_eps()?,
+            norm_eps: FILE.eps("layernorm_epsilon", self.layernorm_epsilon.unwrap_or(1e-5))?,
             mlp: self.mlp()?,
             // NeMo's default.
             tied: self.share_embeddings_and_output_weights.unwrap_or(true),
@@ -256,7 +250,7 @@ impl Config {
         let share = self.rotary_percentage.unwrap_or(1.0);
         let rotated = (sizes.head_dim as f64 * share) as usize;
         if !(2..=sizes.head_dim).contains(&rotated) || !rotated.is_multiple_of(2) {
-            return Err(must(
+            return Err(FILE.must(
                 "rotary_percentage",
                 format!(
                     "be that of an even part of the {} values of a head",
@@ -266,11 +260,11 @@ impl Config {
             ));
         }
         let base = self.rotary_base.unwrap_or(10_000.0);
-        check_positive("rotary_base", base)?;
+        FILE.positive("rotary_base", base)?;
         match self.seq_len_interpolation_factor {
             None => Ok(Rope::plain(rotated, base)),
             Some(factor) => {
-                check_positive("seq_len_interpolation_factor", factor)?;
+                FILE.positive("seq_len_interpolation_factor", factor)?;
                 Ok(Rope::linear(rotated, base, factor))
             }
         }
@@ -278,19 +272,13 @@ impl Config {
 
     /// The member of the archive that is the tokenizer.
     pub(super) fn tokenizer(&self) -> Result<&str, LoadError> {
-        let library = self.tokenizer.library.as_deref();
-        if library != Some("sentencepiece") {
-            return Err(must(
-                "tokenizer.library",
-                "be `sentencepiece`",
-                library.unwrap_or("missing"),
-            ));
-        }
+        let library = self.tokenizer.library.as_deref().unwrap_or("missing");
+        FILE.only("tokenizer.library", library, "sentencepiece")?;
         let model = self.tokenizer.model.as_deref();
         model
             .and_then(|model| model.strip_prefix("nemo:"))
             .ok_or_else(|| {
-                must(
+                FILE.must(
                     "tokenizer.model",
                     "be `nemo:` and the name of a file in the archive",
                     model.unwrap_or("missing"),
@@ -300,12 +288,12 @@ impl Config {
 
     pub(super) fn template(&self) -> Result<Template, LoadError> {
         let name = self.data.conv_template.as_deref().unwrap_or("missing");
-        choice("data.conv_template", name, &Template::NAMED)
+        FILE.choice("data.conv_template", name, &Template::NAMED)
     }
 
     pub(super) fn aspect_ratio(&self) -> Result<AspectRatio, LoadError> {
         let name = self.data.image_aspect_ratio.as_deref().unwrap_or("square");
-        choice(
+        FILE.choice(
             "data.image_aspect_ratio",
             name,
             &[("square", AspectRatio::Square), ("pad", AspectRatio::Pad)],
@@ -317,8 +305,23 @@ impl Config {
         self.mm_cfg.use_im_start_end.unwrap_or(false)
     }
 
-    /// Linear layers of the projector; 1 has no index in the tensors' names.
-    pub(super) fn projector_layers(&self) -> Result<usize, LoadError> {
+    /// Names of the projector's linear layers, for a tower of this width.
+    pub(super) fn projector(&self, width: usize) -> Result<Vec<String>, LoadError> {
+        let layers = self.projector_layers()?;
+        let hidden = self.hidden_size.unwrap_or_default();
+        if layers == 0 && width != hidden {
+            let bound = format!("be {width}, the tower's width, where there is no projector");
+            return Err(FILE.must("hidden_size", bound, hidden));
+        }
+        // The activations between them have numbers, too.
+        let numbered = |layer: usize| format!("mm_projector.{}", 2 * layer);
+        Ok(match layers {
+            1 => vec!["mm_projector".to_owned()],
+            _ => (0..layers).map(numbered).collect(),
+        })
+    }
+
+    fn projector_layers(&self) -> Result<usize, LoadError> {
         let kind = self.mm_cfg.mm_mlp_adapter_type.as_deref();
         let layers = match kind {
             Some("identity") => Some(0),
@@ -330,7 +333,7 @@ impl Config {
                 .filter(|layers| (2..=MAX_PROJECTOR_LAYERS).contains(layers)),
         };
         layers.ok_or_else(|| {
-            must(
+            FILE.must(
                 "mm_cfg.mm_mlp_adapter_type",
                 format!(
                     "be `identity`, `linear` or `mlpNx_gelu` with N from 2 to \
@@ -345,7 +348,7 @@ impl Config {
     pub(super) fn hidden_state(&self) -> Result<i64, LoadError> {
         let layer = self.mm_cfg.vision_encoder.vision_select_layer.unwrap_or(-2);
         if layer >= 0 {
-            return Err(must(
+            return Err(FILE.must(
                 "mm_cfg.vision_encoder.vision_select_layer",
                 "be below 0, counted from the end",
                 layer,
@@ -354,12 +357,12 @@ impl Config {
         Ok(layer)
     }
 
-    /// Whether the tower's class token is no feature.
-    pub(super) fn drops_class_token(&self) -> Result<bool, LoadError> {
+    /// Whether the tower's class token is a feature, too.
+    pub(super) fn keeps_class_token(&self) -> Result<bool, LoadError> {
         match self.mm_cfg.vision_encoder.class_token_length {
-            None | Some(1) => Ok(true),
-            Some(0) => Ok(false),
-            Some(other) => Err(must(
+            None | Some(1) => Ok(false),
+            Some(0) => Ok(true),
+            Some(other) => Err(FILE.must(
                 "mm_cfg.vision_encoder.class_token_length",
                 "be 0 or 1",
                 other,
@@ -376,25 +379,4 @@ impl Config {
         }
         vision.from_pretrained.as_deref()
     }
-}
-
-/// The value of one of several names.
-fn choice<T: Copy>(field: &str, name: &str, known: &[(&str, T)]) -> Result<T, LoadError> {
-    let found = known.iter().find(|(known, _)| *known == name);
-    found.map(|&(_, value)| value).ok_or_else(|| {
-        let names: Vec<_> = known.iter().map(|(name, _)| format!("`{name}`")).collect();
-        must(field, format!("be {}", names.join(" or ")), name)
-    })
-}
-
-fn check_positive(field: &str, value: f64) -> Result<(), LoadError> {
-    if value.is_finite() && value > 0.0 {
-        return Ok(());
-    }
-    Err(must(field, "be above 0 and finite", value))
-}
-
-/// An error about a field of the configuration.
-fn must(field: &str, bound: impl Display, value: impl Display) -> LoadError {
-    FIELDS.must(field, bound, value)
 }

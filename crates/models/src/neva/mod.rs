@@ -11,7 +11,6 @@
 mod config;
 mod model;
 mod processor;
-mod projector;
 mod template;
 
 use std::sync::Arc;
@@ -77,7 +76,9 @@ fn load(files: &ModelFiles, source: &Source<'_>) -> Result<Parts, LoadError> {
         input_vocab_size: checkpoint.rows()?,
         ..sizes.spec()
     })?;
-    let tower = Clip::load(&tower, &clip.options(config.hidden_state()?)?)?;
-    let model = model::Neva::load(&checkpoint, tower, &config, sizes)?;
-    Ok((Arc::new(processor), Box::new(model)))
+    let mut options = clip.options(config.hidden_state()?)?;
+    options.class_token = config.keeps_class_token()?;
+    let tower = Clip::load(&tower, &options)?;
+    let model = model::load(&checkpoint, tower, &config, sizes)?;
+    Ok((Arc::new(processor), model))
 }

@@ -1,6 +1,5 @@
 //! From a conversation to token ids and pixels.
 
-use std::fmt;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -8,11 +7,13 @@ use vlmd_backend::{ImageInput, ImageSpan, Prepared};
 use vlmd_media::Picture;
 use vlmd_text::Tokenizer;
 
-use super::config::{AspectRatio, CONFIG_FILE, Config};
+use super::config::{AspectRatio, Config, FILE};
 use super::template::{SEPARATOR, Template};
+use crate::common::chat::Shown;
 use crate::common::clip::Geometry;
-use crate::common::clip_image::ClipImage;
-use crate::common::{chat, text};
+use crate::common::clip_image::{self, ClipImage};
+use crate::common::language::Language;
+use crate::common::text;
 use crate::{Chat, LoadError, NemoFiles, PrepareError, Processor};
 
 /// Marks the features of a picture, what is before them, and what is behind them.
@@ -35,10 +36,10 @@ const TEMPLATE: &str = "conv_template";
 const STOPS: [&str; 2] = ["</s>", "<|endoftext|>"];
 
 /// Makes prompts for NeVA.
+#[derive(Debug)]
 pub struct NevaProcessor {
-    tokenizer: Arc<Tokenizer>,
+    language: Language,
     template: Template,
-    stop_ids: Vec<u32>,
     start: u32,
     end: u32,
     /// Tokens and what stands in their place in Llama's templates.
@@ -48,18 +49,6 @@ pub struct NevaProcessor {
     /// Features of a picture.
     features: usize,
     use_im_start_end: bool,
-}
-
-impl fmt::Debug for NevaProcessor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NevaProcessor")
-            .field("template", &self.template)
-            .field("stop_ids", &self.stop_ids)
-            .field("aspect_ratio", &self.aspect_ratio)
-            .field("features", &self.features)
-            .field("use_im_start_end", &self.use_im_start_end)
-            .finish_non_exhaustive()
-    }
 }
 
 impl NevaProcessor {
@@ -80,23 +69,15 @@ impl NevaProcessor {
                 format!("has {tokens} tokens, more than the {rows} that have an embedding"),
             ));
         }
-        let required = |token: &str| {
-            tokenizer.token_to_id(token).ok_or_else(|| {
-                LoadError::invalid(
-                    name,
-                    format!("the token `{token}` is not in the vocabulary"),
-                )
-            })
-        };
+        let required = |token| text::required_in(name, &tokenizer, token);
         let template = config.template()?;
-        let mut replaced = Vec::new();
-        for (mark, other) in LLAMA_MARKS {
-            replaced.extend(tokenizer.token_to_id(mark).map(|mark| (mark, other)));
-        }
-        let mut stop_ids: Vec<u32> = STOPS
-            .iter()
-            .filter_map(|token| tokenizer.token_to_id(token))
-            .collect();
+        let replaced = LLAMA_MARKS.iter().filter_map(|&(mark, other)| {
+            let mark = tokenizer.token_to_id(mark)?;
+            Some((mark, other))
+        });
+        let replaced = replaced.collect();
+        let stops = STOPS.iter().filter_map(|t| tokenizer.token_to_id(t));
+        let mut stop_ids: Vec<u32> = stops.collect();
         if !template.is_llamas() {
             stop_ids.push(required(SEPARATOR)?);
         }
@@ -105,17 +86,16 @@ impl NevaProcessor {
             Some(tower) => ClipImage::read(tower, geometry.side())?,
             None => ClipImage::openai(geometry.side()),
         };
-        let features = geometry.grid * geometry.grid + usize::from(!config.drops_class_token()?);
+        let features = geometry.features(config.keeps_class_token()?);
         let use_im_start_end = config.use_im_start_end();
         if !use_im_start_end && features < 2 {
             return Err(LoadError::invalid(
-                CONFIG_FILE,
+                FILE.0,
                 "`mm_cfg.use_im_start_end` must be true where a picture has a single feature",
             ));
         }
         Ok(Self {
             template,
-            stop_ids: text::stop_ids(stop_ids),
             start: required(START)?,
             end: required(END)?,
             replaced,
@@ -123,13 +103,13 @@ impl NevaProcessor {
             aspect_ratio: config.aspect_ratio()?,
             features,
             use_im_start_end,
-            tokenizer: Arc::new(tokenizer),
+            language: Language::new(tokenizer, None, stop_ids, tokens),
         })
     }
 
     /// Tokens that may be sampled.
     pub(super) fn vocab_size(&self) -> usize {
-        self.tokenizer.vocab_size()
+        self.language.vocab_size
     }
 
     /// The text that stands for a picture. Where the marks around it are replaced by features as
@@ -148,16 +128,12 @@ impl NevaProcessor {
             AspectRatio::Square => self.clip_image.middle(picture)?,
             AspectRatio::Pad => self.clip_image.padded(picture)?,
         };
-        Ok(ImageInput {
-            pixels,
-            size: (picture.height() as usize, picture.width() as usize),
-            features: self.features,
-        })
+        Ok(clip_image::input(picture, pixels, self.features))
     }
 
     /// The prompt with what users wrote still shielded.
     fn render_shielded(&self, chat: &Chat) -> Result<String, PrepareError> {
-        let shield = |text: &str| self.tokenizer.shield(text).into_owned();
+        let shield = |text: &str| self.language.tokenizer.shield(text).into_owned();
         let template = self.template(chat)?;
         template.render(chat, &self.image_text(), shield)
     }
@@ -206,10 +182,9 @@ impl NevaProcessor {
 
 impl Processor for NevaProcessor {
     fn prepare(&self, chat: &Chat, pictures: &[Picture]) -> Result<Prepared, PrepareError> {
-        let order = chat::shown(chat);
-        let shown = chat::pictures(chat, pictures)?;
+        let shown = Shown::of(chat, pictures)?;
         let prompt = self.render_shielded(chat)?;
-        let mut tokens = text::encode(&self.tokenizer, &prompt, false, self.vocab_size())?;
+        let mut tokens = self.language.encode(&prompt, false)?;
         let replaced: &[_] = if self.template(chat)?.is_llamas() {
             &self.replaced
         } else {
@@ -220,30 +195,24 @@ impl Processor for NevaProcessor {
                 *token = other;
             }
         }
-        let spans = self.spans(&tokens, &chat::numbers(chat, &order))?;
-        let images = shown
-            .iter()
-            .map(|picture| self.image(picture))
-            .collect::<Result<_, _>>()?;
         Ok(Prepared {
+            spans: self.spans(&tokens, &shown.places)?,
+            images: shown.images(|picture| self.image(picture))?,
             tokens,
-            images,
-            spans,
             ..Prepared::default()
         })
     }
 
     fn render(&self, chat: &Chat) -> Result<String, PrepareError> {
-        let prompt = self.render_shielded(chat)?;
-        Ok(self.tokenizer.unshield(&prompt).into_owned())
+        Ok(self.language.unshielded(&self.render_shielded(chat)?))
     }
 
     fn tokenizer(&self) -> &Arc<Tokenizer> {
-        &self.tokenizer
+        &self.language.tokenizer
     }
 
     fn stop_ids(&self) -> &[u32] {
-        &self.stop_ids
+        &self.language.stop_ids
     }
 
     fn takes_labels(&self) -> bool {

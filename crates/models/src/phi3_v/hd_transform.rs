@@ -1,13 +1,34 @@
 //! "HD transform": a picture of any size becomes square crops and a view of the whole, as
 //! `image_processing_phi3_v.py` does it.
 
+use serde::Deserialize;
 use vlmd_media::Picture;
 use vlmd_media::resample::{Filter, pil, torch_bicubic};
 
-use crate::common::levels::{COLOURS, Levels};
+use crate::common::fields::PREPROCESSOR;
+use crate::common::levels::{COLOURS, Levels, Normalisation};
+use crate::common::tiles::Canvas;
+use crate::{LoadError, ModelFiles};
+
+/// Bound on `num_crops`. A picture of this many crops takes 350 MB of pixels.
+const MAX_CROPS: usize = 256;
 
 /// Fills what scaling leaves of the last row of crops.
 const WHITE: u8 = 255;
+
+/// `preprocessor_config.json`. Defaults are those of `Phi3VImageProcessor`.
+#[derive(Debug, Deserialize)]
+struct Settings {
+    /// Most crops that a picture is cut into, the view of the whole not counted.
+    #[serde(default = "default_crops")]
+    num_crops: usize,
+    #[serde(flatten)]
+    normalisation: Normalisation,
+}
+
+fn default_crops() -> usize {
+    1
+}
 
 /// The transform with its settings.
 #[derive(Debug, Clone)]
@@ -21,7 +42,7 @@ pub(super) struct HdTransform {
 
 /// Sizes that a picture goes through, `(width, height)` in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Plan {
+struct Plan {
     /// The picture is taller than wide and is transposed while scaled and padded.
     transposed: bool,
     /// Size after scaling, of the transposed picture.
@@ -39,8 +60,17 @@ pub(super) struct Crops {
 }
 
 impl HdTransform {
+    /// Reads and checks the settings; `crop` is what the tower takes.
+    pub(super) fn read(files: &ModelFiles, crop: usize) -> Result<Self, LoadError> {
+        let settings: Settings = files.json(PREPROCESSOR.0)?;
+        PREPROCESSOR.within("num_crops", settings.num_crops, 1..=MAX_CROPS)?;
+        settings.normalisation.check()?;
+        let levels = Levels::to_tensor(&settings.normalisation);
+        Ok(Self::new(crop, settings.num_crops, levels))
+    }
+
     /// `crop` and `num_crops` are at least 1.
-    pub(super) fn new(crop: usize, num_crops: usize, levels: Levels) -> Self {
+    fn new(crop: usize, num_crops: usize, levels: Levels) -> Self {
         Self {
             crop,
             num_crops,
@@ -57,7 +87,7 @@ impl HdTransform {
     ///
     /// The longer side takes as many crops as `num_crops` allows in all. The reference fails on
     /// pictures so long that their shorter side comes out as nothing; here it is one pixel then.
-    pub(super) fn plan(&self, width: usize, height: usize) -> Plan {
+    fn plan(&self, width: usize, height: usize) -> Plan {
         let transposed = width < height;
         let (long, short) = if transposed {
             (height, width)
@@ -86,19 +116,24 @@ impl HdTransform {
     /// Crops of a picture.
     pub(super) fn apply(&self, picture: &Picture) -> Crops {
         let plan = self.plan(picture.width() as usize, picture.height() as usize);
-        let padded = self.normalise(picture, plan);
+        let padded = padded(picture, plan);
         let (width, height) = plan.padded;
         let side = self.crop;
-        // The view of the whole is made of normalised floats; its ratio is not kept.
-        let mut pixels = torch_bicubic(&padded, COLOURS, height, width, side, side);
         let (rows, columns) = (height / side, width / side);
-        pixels.reserve_exact(rows * columns * COLOURS * side * side);
-        for row in 0..rows {
-            for column in 0..columns {
-                for plane in padded.chunks_exact(width * height) {
-                    for line in plane.chunks_exact(width).skip(row * side).take(side) {
-                        pixels.extend_from_slice(&line[column * side..][..side]);
-                    }
+        let mut floats = Vec::with_capacity(COLOURS * width * height);
+        self.levels.extend(&mut floats, &padded);
+        // The view of the whole is made of normalised floats; its ratio is not kept.
+        let mut pixels = torch_bicubic(&floats, COLOURS, height, width, side, side);
+        pixels.reserve_exact(floats.len());
+        let canvas = Canvas {
+            picture: &padded,
+            at: (0, 0),
+            background: WHITE,
+        };
+        for y in (0..height).step_by(side) {
+            for x in (0..width).step_by(side) {
+                if let Some(crop) = canvas.part((x, y), (side, side)) {
+                    self.levels.extend(&mut pixels, &crop);
                 }
             }
         }
@@ -108,49 +143,29 @@ impl HdTransform {
             columns,
         }
     }
+}
 
-    /// Scales, pads and normalises: `[3, height, width]` of the padded size.
-    fn normalise(&self, picture: &Picture, plan: Plan) -> Vec<f32> {
-        let (scaled_width, scaled_height) = plan.scaled;
-        let scale = |picture: &Picture| {
-            // Sides are at most `num_crops` times the crop's.
-            pil(
-                picture,
-                scaled_width as u32,
-                scaled_height as u32,
-                Filter::Bilinear,
-            )
-        };
-        // Scaling goes in two passes with rounding between them, so whether the picture is
-        // transposed before or after shows in the result.
-        let scaled = if plan.transposed {
-            scale(&transpose(picture))
-        } else {
-            scale(picture)
-        };
-
-        let (width, height) = plan.padded;
-        let short = if plan.transposed { width } else { height };
-        // As much white before as behind the picture, the odd pixel behind.
-        let before = (short - scaled_height) / 2;
-        let mut padded = Vec::with_capacity(COLOURS * width * height);
-        for colour in 0..COLOURS {
-            padded.resize(padded.len() + width * height, self.levels.at(colour, WHITE));
-        }
-        for colour in 0..COLOURS {
-            let plane = &mut padded[colour * width * height..][..width * height];
-            for (index, pixel) in scaled.rgb().chunks_exact(COLOURS).enumerate() {
-                let (along, across) = (index % scaled_width, before + index / scaled_width);
-                let target = if plan.transposed {
-                    along * width + across
-                } else {
-                    across * width + along
-                };
-                plane[target] = self.levels.at(colour, pixel[colour]);
-            }
-        }
-        padded
-    }
+/// Scales and pads: a picture of the padded size.
+fn padded(picture: &Picture, plan: Plan) -> Picture {
+    let (long, short) = plan.scaled;
+    // Sides are at most `num_crops` times the crop's.
+    let scale = |picture: &Picture| pil(picture, long as u32, short as u32, Filter::Bilinear);
+    // As much white before as behind the picture, the odd pixel behind.
+    let (width, height) = plan.padded;
+    // Scaling goes in two passes with rounding between them, so whether the picture is transposed
+    // before or after shows in the result.
+    let (scaled, at) = if plan.transposed {
+        let upright = transpose(&scale(&transpose(picture)));
+        (upright, ((width - short) / 2, 0))
+    } else {
+        (scale(picture), (0, (height - short) / 2))
+    };
+    let canvas = Canvas {
+        picture: &scaled,
+        at,
+        background: WHITE,
+    };
+    canvas.part((0, 0), plan.padded).unwrap_or(scaled)
 }
 
 /// Rows become columns, as PIL's `TRANSPOSE`.
@@ -173,7 +188,6 @@ mod tests {
 
     use super::super::vision;
     use super::*;
-    use crate::common::levels::Normalisation;
 
     fn transform(crop: usize, num_crops: usize) -> HdTransform {
         let normalisation = Normalisation {
@@ -189,41 +203,14 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_the_references() {
-        // Width, height, num_crops and the padded size that `calc_hd_transform_size` gives.
-        let cases = [
-            ((336, 336), 4, (672, 672)),
-            ((97, 41), 4, (672, 336)),
-            ((333, 500), 4, (672, 672)),
-            ((640, 100), 4, (1344, 336)),
-            ((1, 1000), 4, (336, 1344)),
-            ((1000, 1), 4, (1344, 336)),
-            ((1, 1), 16, (1344, 1344)),
-            ((1920, 1080), 16, (1680, 1008)),
-            ((1080, 1920), 16, (1008, 1680)),
-            ((800, 600), 1, (336, 336)),
-        ];
-        for ((width, height), num_crops, padded) in cases {
-            let plan = transform(336, num_crops).plan(width, height);
-            assert_eq!(plan.padded, padded, "{width}x{height} in {num_crops}");
-        }
-    }
-
-    #[test]
-    fn a_picture_too_flat_for_a_whole_pixel_keeps_one() {
-        let plan = transform(336, 4).plan(65_535, 1);
-        assert_eq!(plan.scaled, (1344, 1));
-        assert_eq!(plan.padded, (1344, 336));
-    }
-
-    #[test]
     fn white_is_split_around_the_picture_with_the_odd_row_behind() {
         let transform = transform(4, 1);
-        let upright = transform.normalise(&plain(4, 1, 0), transform.plan(4, 1));
-        let rows: Vec<f32> = upright[..16].iter().step_by(4).copied().collect();
-        assert_eq!(rows, [1.0, -1.0, 1.0, 1.0]);
-        let lying = transform.normalise(&plain(1, 4, 0), transform.plan(1, 4));
-        assert_eq!(lying[..4], [1.0, -1.0, 1.0, 1.0]);
+        let upright = padded(&plain(4, 1, 0), transform.plan(4, 1));
+        let rows: Vec<u8> = upright.rgb().iter().step_by(4 * 3).copied().collect();
+        assert_eq!(rows, [255, 0, 255, 255]);
+        let lying = padded(&plain(1, 4, 0), transform.plan(1, 4));
+        let columns: Vec<u8> = lying.rgb()[..4 * 3].iter().step_by(3).copied().collect();
+        assert_eq!(columns, [255, 0, 255, 255]);
     }
 
     #[test]

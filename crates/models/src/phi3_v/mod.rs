@@ -3,7 +3,7 @@
 //! A picture is scaled so that it fills as many square crops as allowed (`hd_transform`); each
 //! crop, and a view of the whole, goes through a CLIP tower; patches are merged two by two, rows
 //! are ended by a learnt separator and projected (`vision`); the result takes the place of
-//! `<|image_k|>` in the prompt (`processor`) of a Llama-like decoder with LongRoPE (`model`).
+//! `<|image_k|>` in the prompt (`processor`) of a Llama-like decoder with LongRoPE.
 //!
 //! Behaviour follows the remote code that Microsoft publishes with the weights:
 //! `image_processing_phi3_v.py`, `processing_phi3_v.py`, `image_embedding_phi3_v.py` and
@@ -11,8 +11,6 @@
 
 mod config;
 mod hd_transform;
-mod model;
-mod preprocessor;
 mod processor;
 mod vision;
 
@@ -42,6 +40,6 @@ fn load(files: &ModelFiles, source: &Source<'_>) -> Result<Parts, LoadError> {
     let geometry = Geometry::read(&params.at(TOWER))?;
     let processor = Phi3VProcessor::new(files, &config, geometry)?;
     source.admit(config.sizes()?.spec())?;
-    let model = model::Phi3V::load(&params, &config)?;
-    Ok((Arc::new(processor), Box::new(model)))
+    let model = vision::load(&params, &config)?;
+    Ok((Arc::new(processor), model))
 }

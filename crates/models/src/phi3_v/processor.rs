@@ -1,22 +1,21 @@
 //! From a conversation to token ids and crops, as `processing_phi3_v.py` does it.
 
-use std::fmt;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use serde_json::{Map, Value, json};
-use vlmd_backend::{ImageInput, ImageSpan, Prepared};
+use serde_json::{Value, json};
+use vlmd_backend::{ImageInput, Prepared};
 use vlmd_media::Picture;
-use vlmd_text::{ChatTemplate, Tokenizer};
+use vlmd_text::Tokenizer;
 
 use super::TOWER;
 use super::config::Config;
 use super::hd_transform::HdTransform;
-use super::preprocessor::Preprocessor;
 use super::vision::features;
+use crate::common::chat::{self, Shown};
 use crate::common::clip::Geometry;
-use crate::common::levels::Levels;
-use crate::common::{chat, text};
+use crate::common::language::Language;
+use crate::common::{placeholder, text};
 use crate::{Chat, LoadError, Message, ModelFiles, Part, PrepareError, Processor};
 
 /// What the published checkpoints' template does, for copies of them that lost it.
@@ -39,33 +38,17 @@ const STOP_TOKENS: [&str; 3] = ["<|end|>", "<|endoftext|>", "<|assistant|>"];
 const TAG_START: &str = "<|image_";
 const TAG_END: &str = "|>";
 
-/// Stands in the prompt where a picture's features will. Never looked at.
-const FILLER: u32 = 0;
-
 /// Makes prompts for Phi-3-vision and Phi-3.5-vision.
 ///
 /// In a message, each picture is written as `<|image_k|>`, numbered over the whole conversation
 /// from 1, and parts stand on lines of their own: a picture and a question become
 /// `<|image_1|>\nWhat is this?`, the form that the model was trained on.
+#[derive(Debug)]
 pub struct Phi3VProcessor {
-    tokenizer: Arc<Tokenizer>,
-    template: ChatTemplate,
-    stop_ids: Vec<u32>,
-    vocab_size: usize,
+    language: Language,
     transform: HdTransform,
     /// Tokens per side of a crop.
     cells: usize,
-}
-
-impl fmt::Debug for Phi3VProcessor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Phi3VProcessor")
-            .field("stop_ids", &self.stop_ids)
-            .field("vocab_size", &self.vocab_size)
-            .field("crop", &self.transform.crop())
-            .field("cells", &self.cells)
-            .finish_non_exhaustive()
-    }
 }
 
 impl Phi3VProcessor {
@@ -85,26 +68,21 @@ impl Phi3VProcessor {
                 ),
             ));
         }
-        let settings = Preprocessor::read(files)?;
+        let transform = HdTransform::read(files, geometry.side())?;
         let tokenizer = text::tokenizer(files, &[TAG_START])?;
         text::check_vocabulary(&tokenizer, config.vocab_size())?;
         for token in REQUIRED_TOKENS {
             text::required_token(&tokenizer, token)?;
         }
         let named = STOP_TOKENS.iter().filter_map(|t| tokenizer.token_to_id(t));
-        let generation = text::generation_stops(files)?;
+        let generation = text::generation(files)?.eos_token_id;
         let configured = generation.0.iter().chain(&config.eos_token_id.0).copied();
+        let stop_ids: Vec<u32> = named.chain(configured).collect();
+        let template = text::chat_template(files, Some(CHAT_TEMPLATE))?;
         Ok(Self {
-            template: text::chat_template(files, CHAT_TEMPLATE)?,
-            stop_ids: text::stop_ids(named.chain(configured)),
-            vocab_size: config.vocab_size(),
-            transform: HdTransform::new(
-                geometry.side(),
-                settings.num_crops,
-                Levels::to_tensor(&settings.normalisation),
-            ),
+            language: Language::new(tokenizer, template, stop_ids, config.vocab_size()),
+            transform,
             cells: geometry.grid / 2,
-            tokenizer: Arc::new(tokenizer),
         })
     }
 
@@ -139,27 +117,18 @@ impl Phi3VProcessor {
             .map(|picture| self.image(picture))
             .collect::<Result<Vec<_>, _>>()?;
 
-        let mut tokens = Vec::new();
-        let mut spans = Vec::new();
+        let mut prepared = Prepared {
+            images,
+            ..Prepared::default()
+        };
         for piece in &pieces {
-            let ids = text::encode(&self.tokenizer, piece.text, true, self.vocab_size)?;
-            tokens.extend(ids);
+            let ids = self.language.encode(piece.text, true)?;
+            prepared.tokens.extend(ids);
             if let Some(tag) = &piece.tag {
-                let image = tag.number - 1;
-                let start = tokens.len();
-                tokens.resize(start + images[image].features, FILLER);
-                spans.push(ImageSpan {
-                    image,
-                    tokens: start..tokens.len(),
-                });
+                placeholder::push(&mut prepared, tag.number - 1);
             }
         }
-        Ok(Prepared {
-            tokens,
-            images,
-            spans,
-            cross: Vec::new(),
-        })
+        Ok(prepared)
     }
 
     fn image(&self, picture: &Picture) -> Result<ImageInput, PrepareError> {
@@ -175,48 +144,40 @@ impl Phi3VProcessor {
 
     /// The prompt with what users wrote still shielded.
     fn render_shielded(&self, chat: &Chat) -> Result<String, PrepareError> {
-        let shown = chat::shown(chat);
-        let content = |message: &Message| {
-            let parts = message.parts.iter().map(|part| match part {
-                Part::Text(text) => self.tokenizer.shield(text).into_owned(),
-                Part::Image(picture) => {
-                    let number = 1 + shown.iter().take_while(|&other| other != picture).count();
-                    format!("{TAG_START}{number}{TAG_END}")
-                }
-            });
-            parts.collect::<Vec<_>>().join("\n")
+        let tokenizer = &self.language.tokenizer;
+        let mut numbers = chat::numbers(chat).into_iter();
+        let mut part = |part: &Part| match part {
+            Part::Text(text) => tokenizer.shield(text).into_owned(),
+            Part::Image(_) => {
+                let number = 1 + numbers.next().unwrap_or_default();
+                format!("{TAG_START}{number}{TAG_END}")
+            }
         };
-        let messages: Vec<Value> = chat
-            .messages
-            .iter()
-            .map(|message| {
-                let role = self.tokenizer.shield(&message.role);
-                json!({"role": role, "content": content(message)})
-            })
-            .collect();
-        let kwargs: Map<String, Value> = self.tokenizer.shield_map(&chat.template_kwargs);
-        text::render(&self.template, &messages, &kwargs)
+        let mut message = |message: &Message| {
+            let content: Vec<String> = message.parts.iter().map(&mut part).collect();
+            json!({"role": tokenizer.shield(&message.role), "content": content.join("\n")})
+        };
+        let messages: Vec<Value> = chat.messages.iter().map(&mut message).collect();
+        self.language.render(chat, messages)
     }
 }
 
 impl Processor for Phi3VProcessor {
     fn prepare(&self, chat: &Chat, pictures: &[Picture]) -> Result<Prepared, PrepareError> {
-        let shown = chat::pictures(chat, pictures)?;
-        let prompt = self.render_shielded(chat)?;
-        self.prepare_prompt(&prompt, &shown)
+        let shown = Shown::of(chat, pictures)?;
+        self.prepare_prompt(&self.render_shielded(chat)?, &shown.pictures)
     }
 
     fn render(&self, chat: &Chat) -> Result<String, PrepareError> {
-        let prompt = self.render_shielded(chat)?;
-        Ok(self.tokenizer.unshield(&prompt).into_owned())
+        Ok(self.language.unshielded(&self.render_shielded(chat)?))
     }
 
     fn tokenizer(&self) -> &Arc<Tokenizer> {
-        &self.tokenizer
+        &self.language.tokenizer
     }
 
     fn stop_ids(&self) -> &[u32] {
-        &self.stop_ids
+        &self.language.stop_ids
     }
 }
 
@@ -291,86 +252,5 @@ fn check_numbers(pieces: &[Piece<'_>], pictures: usize) -> Result<(), PrepareErr
                 index + 1
             ),
         }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pieces(prompt: &str) -> Vec<(&str, Option<usize>)> {
-        split_at_tags(prompt)
-            .into_iter()
-            .map(|piece| (piece.text, piece.tag.map(|tag| tag.number)))
-            .collect()
-    }
-
-    #[test]
-    fn prompts_are_split_at_tags_and_nothing_else() {
-        assert_eq!(pieces("plain"), [("plain", None)]);
-        assert_eq!(
-            pieces("a<|image_1|>b<|image_22|>"),
-            [("a", Some(1)), ("b", Some(22)), ("", None)]
-        );
-        assert_eq!(
-            pieces("<|image_1|><|image_1|>"),
-            [("", Some(1)), ("", Some(1)), ("", None)]
-        );
-        for text in [
-            "<|image_|>",
-            "<|image_x|>",
-            "<|image_1|",
-            "<|image|>",
-            "<|image_-1|>",
-        ] {
-            assert_eq!(pieces(text), [(text, None)]);
-        }
-        assert_eq!(
-            pieces("<|image_<|image_1|>"),
-            [("<|image_", Some(1)), ("", None)]
-        );
-    }
-
-    #[test]
-    fn a_number_beyond_all_bounds_is_still_a_tag() {
-        let prompt = format!("<|image_{}|>", "9".repeat(40));
-        assert_eq!(pieces(&prompt), [("", Some(usize::MAX)), ("", None)]);
-    }
-
-    #[test]
-    fn numbers_must_match_the_pictures() {
-        let check = |prompt, pictures| {
-            check_numbers(&split_at_tags(prompt), pictures).map_err(|error| error.to_string())
-        };
-        assert_eq!(check("text", 0), Ok(()));
-        assert_eq!(check("<|image_2|><|image_1|><|image_2|>", 2), Ok(()));
-        assert_eq!(
-            check("<|image_1|><|image_3|>", 2).unwrap_err(),
-            "image 2: the prompt says `<|image_3|>`, but numbers go from 1 and the request has \
-             2 picture(s)"
-        );
-        assert!(
-            check("<|image_0|>", 1)
-                .unwrap_err()
-                .contains("`<|image_0|>`")
-        );
-        assert_eq!(
-            check("<|image_1|>", 2).unwrap_err(),
-            "image 1: the prompt has no `<|image_2|>` to show it"
-        );
-    }
-
-    #[test]
-    fn pictures_are_numbered_as_they_are_first_shown() {
-        let message = |parts: &[usize]| Message {
-            role: "user".to_owned(),
-            parts: parts.iter().map(|&picture| Part::Image(picture)).collect(),
-            ..Message::default()
-        };
-        let chat = Chat {
-            messages: vec![message(&[2, 0]), message(&[2, 1])],
-            ..Chat::default()
-        };
-        assert_eq!(chat::shown(&chat), [2, 0, 1]);
     }
 }

@@ -1,37 +1,47 @@
 //! From crops to the features that stand in the prompt.
 
-use candle_core::{DType, Device, Result, Tensor, bail};
-use vlmd_backend::ImageInput;
-use vlmd_kernels::{Linear, gelu};
+use candle_core::{Result, Tensor, bail};
+use vlmd_backend::{ImageInput, Model};
 
 use super::TOWER;
 use super::config::Config;
 use crate::LoadError;
+use crate::common::activation::Activation;
 use crate::common::clip::{Clip, Options};
+use crate::common::decoder::{Decoder, llama};
 use crate::common::params::Params;
+use crate::common::positions::Positions;
+use crate::common::projector::Projector;
+use crate::common::spliced::{self, Spliced};
+use crate::common::tiles::Features;
 
-/// Crops that go through the tower at once. Bounds the memory of its inner layers (about 80 MB
-/// for this many at full size), whatever the number of pictures.
-const CROPS_PER_PASS: usize = 8;
+/// Loads Phi-3-vision or Phi-3.5-vision.
+pub(super) fn load(
+    params: &Params<'_>,
+    config: &Config,
+) -> std::result::Result<Box<dyn Model>, LoadError> {
+    let vision = Vision::load(params, config)?;
+    let sizes = config.sizes()?;
+    let (eps, tied) = (config.rms_norm_eps()?, config.tie_word_embeddings);
+    let source = llama::Source::at(params, eps, tied);
+    let weights = llama::load(&source, &sizes, 0..sizes.layers)?;
+    let decoder = Decoder::new(params, sizes, Positions::Rotary(config.rope()?), weights);
+    Ok(Box::new(Spliced::new(vision, decoder)))
+}
 
 /// The tower with the learnt separators and the projection into the decoder's width.
 #[derive(Debug)]
-pub(super) struct Vision {
+struct Vision {
     tower: Clip,
     /// `[2, 4 * width]`: `sub_GN`, which ends a row, then `glb_GN`, which stands before the view
     /// of the whole.
     separators: Tensor,
-    projection: [Linear; 2],
-    device: Device,
-    dtype: DType,
+    projector: Projector,
 }
 
 impl Vision {
     /// Loads the `vision_embed_tokens` branch. `params` is the root.
-    pub(super) fn load(
-        params: &Params<'_>,
-        config: &Config,
-    ) -> std::result::Result<Self, LoadError> {
+    fn load(params: &Params<'_>, config: &Config) -> std::result::Result<Self, LoadError> {
         let tower = Clip::load(&params.at(TOWER), &Options::openai(config.vision_layer()))?;
         let geometry = tower.geometry();
         let branch = params.at("model.vision_embed_tokens");
@@ -45,56 +55,34 @@ impl Vision {
             ],
             0,
         )?;
-        let projection = branch.at("img_projection");
-        let hidden = config.hidden_size();
+        let projector = Projector::load(
+            &branch.at("img_projection"),
+            &["0", "2"],
+            true,
+            (merged, config.hidden_size()),
+            Activation::Gelu,
+        )?;
         Ok(Self {
             tower,
             separators,
-            projection: [
-                projection.linear_with_bias("0", merged, hidden)?,
-                projection.linear_with_bias("2", hidden, hidden)?,
-            ],
-            device: params.device().clone(),
-            dtype: params.activation_dtype(),
+            projector,
         })
     }
 
-    /// Features of each picture, `[features, hidden]`.
-    ///
-    /// The crops of all pictures share passes through the tower. Only crops that a picture has
-    /// are computed: the reference fills up to `num_crops + 1` with zeros and drops their
-    /// features afterwards.
-    pub(super) fn encode(&self, images: &[&ImageInput]) -> Result<Vec<Tensor>> {
-        if images.is_empty() {
-            return Ok(Vec::new());
-        }
-        let pixels: Vec<&Tensor> = images.iter().map(|image| &image.pixels).collect();
-        let pixels = Tensor::cat(&pixels, 0)?;
-        let crops = pixels.dim(0)?;
-        let mut merged = Vec::with_capacity(crops.div_ceil(CROPS_PER_PASS));
-        for start in (0..crops).step_by(CROPS_PER_PASS) {
-            let count = CROPS_PER_PASS.min(crops - start);
-            let chunk = pixels
-                .narrow(0, start, count)?
-                .to_device(&self.device)?
-                .to_dtype(self.dtype)?;
-            merged.push(self.merge(&self.tower.patches(&chunk)?)?);
-        }
-        let merged = Tensor::cat(&merged, 0)?;
-
-        let mut first = 0;
-        let mut features = Vec::with_capacity(images.len());
-        for image in images {
-            let crops = image.pixels.dim(0)?;
-            features.push(self.arrange(&merged.narrow(0, first, crops)?, image)?);
-            first += crops;
-        }
-        Ok(features)
+    /// Tokens per side of a crop.
+    fn cells(&self) -> usize {
+        self.tower.geometry().grid / 2
     }
+}
 
-    /// Side by side patches become one: `[n, grid * grid, width]` to
-    /// `[n, (grid / 2)^2, 4 * width]`, the four in the order of reading.
-    fn merge(&self, features: &Tensor) -> Result<Tensor> {
+impl spliced::Vision for Vision {
+    /// Side by side patches become one: `[n, (grid / 2)^2, 4 * width]`, the four in the order of
+    /// reading.
+    ///
+    /// Only crops that a picture has are computed: the reference fills up to `num_crops + 1` with
+    /// zeros and drops their features afterwards.
+    fn encode(&self, crops: &Tensor) -> Result<Tensor> {
+        let features = self.tower.forward(crops)?;
         let (count, _, width) = features.dims3()?;
         let cells = self.cells();
         features
@@ -119,14 +107,8 @@ impl Vision {
         // Each row is projected by itself, so a separator need not be projected for every place
         // that it stands in.
         let distinct = Tensor::cat(&[&self.separators, &merged.reshape(((), width))?], 0)?;
-        let [first, second] = &self.projection;
-        let projected = second.forward(&gelu(&first.forward(&distinct)?)?)?;
-        projected.index_select(&Tensor::new(order, &self.device)?, 0)
-    }
-
-    /// Tokens per side of a crop.
-    fn cells(&self) -> usize {
-        self.tower.geometry().grid / 2
+        let projected = self.projector.forward(&distinct)?;
+        projected.index_select(&Tensor::new(order, merged.device())?, 0)
     }
 }
 
@@ -140,22 +122,19 @@ const FIRST_CELL: usize = 2;
 /// The order "sub_glb": the picture row by row across its `rows` x `columns` crops, a separator,
 /// the view of the whole row by row. Every row ends with a separator.
 fn layout(rows: usize, columns: usize, cells: usize) -> Vec<u32> {
-    let cell = |crop: usize, row: usize, column: usize| {
-        (FIRST_CELL + (crop * cells + row) * cells + column) as u32
+    let whole = Features {
+        first: FIRST_CELL,
+        across: 1,
+        cells,
     };
-    let mut order = Vec::with_capacity(features(rows, columns, cells));
-    for row in 0..rows * cells {
-        for column in 0..columns * cells {
-            let crop = 1 + row / cells * columns + column / cells;
-            order.push(cell(crop, row % cells, column % cells));
-        }
-        order.push(ROW_END);
-    }
+    let crops = Features {
+        first: FIRST_CELL + cells * cells,
+        across: columns,
+        cells,
+    };
+    let mut order = crops.read(0..rows * cells, 0..columns * cells, ROW_END);
     order.push(BEFORE_WHOLE);
-    for row in 0..cells {
-        order.extend((0..cells).map(|column| cell(0, row, column)));
-        order.push(ROW_END);
-    }
+    order.extend(whole.read(0..cells, 0..cells, ROW_END));
     order
 }
 
@@ -172,25 +151,13 @@ mod tests {
     fn crops_come_first_and_the_whole_last() {
         // Two crops side by side, two by two cells each. Cells: whole 2..6, crops 6..10, 10..14.
         let expected = [
-            6,
-            7,
-            10,
-            11,
-            ROW_END,
-            8,
-            9,
-            12,
-            13,
-            ROW_END,
-            BEFORE_WHOLE,
-            2,
-            3,
-            ROW_END,
-            4,
-            5,
-            ROW_END,
+            vec![6, 7, 10, 11, ROW_END],
+            vec![8, 9, 12, 13, ROW_END],
+            vec![BEFORE_WHOLE],
+            vec![2, 3, ROW_END],
+            vec![4, 5, ROW_END],
         ];
-        assert_eq!(layout(1, 2, 2), expected);
+        assert_eq!(layout(1, 2, 2), expected.concat());
     }
 
     #[test]

@@ -113,7 +113,8 @@ fn files_that_none_can_do_without_are_named() {
         checkpoint.remove(WEIGHTS);
         assert_eq!(
             checkpoint.refusal(),
-            "`DIR` holds neither `model.safetensors` nor `model.safetensors.index.json`"
+            "`DIR` holds neither `model.safetensors` nor `pytorch_model.bin`, nor an `.index.json` \
+             of either"
         );
     }
 }

@@ -7,5 +7,6 @@
 mod checkpoint;
 mod families;
 mod phi3_v;
+mod phi3_v_config;
 mod settings;
 mod support;

@@ -109,7 +109,7 @@ fn configurations_of_the_tower() {
             "llava",
             "/vision_config/hidden_act",
             json!("silu"),
-            "`vision_config.hidden_act` must be `quick_gelu` or `gelu`, but is silu",
+            "`vision_config.hidden_act` must be `gelu` or `quick_gelu`, but is silu",
         ),
         config(
             "llava",

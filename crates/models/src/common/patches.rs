@@ -1,0 +1,55 @@
+//! Pictures as tokens: patches and a class token, as in ViT (Dosovitskiy et al. 2020).
+
+use candle_core::{Result, Tensor};
+use vlmd_kernels::Linear;
+
+use super::levels::COLOURS;
+use super::params::Params;
+use crate::LoadError;
+
+/// The embeddings of patches, without positions.
+#[derive(Debug)]
+pub(crate) struct PatchEmbedding {
+    /// A convolution whose stride is its kernel is a matrix product over patches.
+    kernel: Linear,
+    /// `[1, 1, hidden]`.
+    class: Tensor,
+    /// Pixels per side of a patch.
+    patch: usize,
+}
+
+impl PatchEmbedding {
+    /// Loads `patch_embedding.weight` and `class_embedding` of a branch.
+    pub(crate) fn load(
+        params: &Params<'_>,
+        hidden: usize,
+        patch: usize,
+    ) -> std::result::Result<Self, LoadError> {
+        let kernel = params.weight("patch_embedding.weight", &[hidden, COLOURS, patch, patch])?;
+        let class = params.activation("class_embedding", &[hidden])?;
+        Ok(Self {
+            kernel: Linear::new(kernel.flatten_from(1)?, None)?,
+            class: class.reshape((1, 1, hidden))?,
+            patch,
+        })
+    }
+
+    /// Patches row by row, `[n, grid * grid, hidden]`, of pictures `[n, 3, side, side]` in the
+    /// activations' type, where `side` is `grid` patches.
+    pub(crate) fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
+        let (count, _, side, _) = pixels.dims4()?;
+        let (patch, grid) = (self.patch, side / self.patch);
+        let patches = pixels
+            .reshape(&[count, COLOURS, grid, patch, grid, patch])?
+            .permute([0, 2, 4, 1, 3, 5])?
+            .reshape((count, grid * grid, COLOURS * patch * patch))?;
+        self.kernel.forward(&patches)
+    }
+
+    /// Puts the class token in front of each picture's: `[n, 1 + tokens, hidden]`.
+    pub(crate) fn with_class(&self, tokens: &Tensor) -> Result<Tensor> {
+        let (count, _, hidden) = tokens.dims3()?;
+        let class = self.class.broadcast_as((count, 1, hidden))?.contiguous()?;
+        Tensor::cat(&[&class, tokens], 1)
+    }
+}
