@@ -2,7 +2,7 @@
 //!
 //! A picture is laid on a canvas of up to four square tiles (`canvas`), which a tower with local
 //! and global layers turns into features (`vision`). They never stand in the prompt: every few
-//! layers the Llama decoder has one more that looks at them by cross-attention (`cross`). Their
+//! layers the Llama decoder has one more that looks at them by cross-attention. Their
 //! keys and values are computed once, when the picture is encoded, and live as long as the
 //! request, beside the paged cache.
 //!
@@ -15,7 +15,6 @@
 
 mod canvas;
 mod config;
-mod cross;
 mod model;
 mod processor;
 mod vision;

@@ -5,6 +5,7 @@
 //! arithmetic is here, once. [`llama`] reads the tensor names that most checkpoints have, [`megatron`]
 //! those of NVIDIA's.
 
+pub(crate) mod cross;
 mod layer;
 pub(crate) mod llama;
 pub(crate) mod megatron;

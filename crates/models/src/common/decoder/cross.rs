@@ -1,18 +1,83 @@
-//! Layers that look at pictures.
+//! A decoder with layers in between that look at pictures, as Llama-3.2-Vision has them.
 
-use candle_core::{Result, Tensor};
-use vlmd_backend::CrossRows;
+use candle_core::{DType, Device, Result, Tensor};
+use vlmd_backend::{CrossRows, KvCache, Step};
 use vlmd_kernels::{Linear, attention};
 
+use super::{Decoder, Mlp, llama};
 use crate::LoadError;
-use crate::common::decoder::{Mlp, llama};
 use crate::common::norm::Norm;
 use crate::common::params::Params;
+use crate::common::positions::Positions;
 use crate::common::sizes::Sizes;
+
+/// A decoder some of whose layers attend to pictures instead of to the text before them.
+#[derive(Debug)]
+pub(crate) struct LookingDecoder {
+    decoder: Decoder,
+    /// Each with the index of the decoder's layer that comes after it.
+    looking: Vec<(usize, CrossLayer)>,
+}
+
+impl LookingDecoder {
+    /// Loads a decoder of which the layers `looking`, ascending, look at pictures; `sizes.layers`
+    /// counts layers of both kinds.
+    pub(crate) fn load(
+        params: &Params<'_>,
+        source: &llama::Source<'_>,
+        sizes: Sizes,
+        looking: &[usize],
+        positions: Positions,
+    ) -> std::result::Result<Self, LoadError> {
+        let reading = (0..sizes.layers).filter(|layer| !looking.contains(layer));
+        let weights = llama::load(source, &sizes, reading)?;
+        let branch = source.model.at("layers");
+        // Among the layers before one are as many that look as it has predecessors.
+        let layer = |(nth, &layer): (usize, &usize)| {
+            let loaded = CrossLayer::load(&branch.at(layer), &sizes, source.rms_norm_eps)?;
+            Ok((layer - nth, loaded))
+        };
+        let looking = looking.iter().enumerate().map(layer);
+        Ok(Self {
+            looking: looking.collect::<std::result::Result<_, LoadError>>()?,
+            decoder: Decoder::new(params, sizes, positions, weights),
+        })
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        self.decoder.device()
+    }
+
+    /// Keys and values of a picture's features `[S, hidden]` for all layers that look, as
+    /// `[layers, 2, S, kv_heads, head_dim]`.
+    pub(crate) fn keys_values(&self, features: &Tensor) -> Result<Tensor> {
+        let of_layer = |(_, layer): &(usize, CrossLayer)| layer.keys_values(features);
+        let layers: Vec<Tensor> = self.looking.iter().map(of_layer).collect::<Result<_>>()?;
+        if layers.is_empty() {
+            return Tensor::zeros(0, DType::F32, &Device::Cpu);
+        }
+        Tensor::stack(&layers, 0)
+    }
+
+    /// Logits of `step.logit_rows`, `[rows, vocab]`, f32.
+    pub(crate) fn forward(&self, step: &Step, cache: &KvCache) -> Result<Tensor> {
+        self.decoder.forward_with(step, cache, |next, mut x| {
+            if step.cross.is_empty() {
+                return Ok(x);
+            }
+            for (index, (before, layer)) in self.looking.iter().enumerate() {
+                if *before == next {
+                    x = layer.forward(&x, &step.cross, index)?;
+                }
+            }
+            Ok(x)
+        })
+    }
+}
 
 /// Gated cross-attention and its MLP (`MllamaCrossAttentionDecoderLayer`).
 #[derive(Debug)]
-pub(super) struct CrossLayer {
+struct CrossLayer {
     attention_norm: Norm,
     query: Linear,
     query_norm: Norm,
@@ -31,7 +96,7 @@ pub(super) struct CrossLayer {
 
 impl CrossLayer {
     /// Loads one layer from its branch.
-    pub(super) fn load(
+    fn load(
         params: &Params<'_>,
         sizes: &Sizes,
         rms_norm_eps: f32,
@@ -60,7 +125,7 @@ impl CrossLayer {
     }
 
     /// Keys and values of a picture's features `[S, hidden]`, as `[2, S, kv_heads, head_dim]`.
-    pub(super) fn keys_values(&self, features: &Tensor) -> Result<Tensor> {
+    fn keys_values(&self, features: &Tensor) -> Result<Tensor> {
         let rows = features.dim(0)?;
         let heads = |x: Tensor| x.reshape((rows, self.kv_heads, self.head_dim));
         let keys = self
@@ -72,7 +137,7 @@ impl CrossLayer {
 
     /// `[T, hidden]` to the same shape. Rows that look at nothing stay as they are. `index` is
     /// that of this layer among those that look.
-    pub(super) fn forward(&self, x: &Tensor, cross: &[CrossRows], index: usize) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, cross: &[CrossRows], index: usize) -> Result<Tensor> {
         let mut parts = Vec::with_capacity(2 * cross.len() + 1);
         let mut row = 0;
         for look in cross {
