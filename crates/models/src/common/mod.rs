@@ -12,6 +12,7 @@ pub(crate) mod language;
 pub(crate) mod levels;
 pub(crate) mod names;
 pub(crate) mod norm;
+pub(crate) mod padding;
 pub(crate) mod params;
 pub(crate) mod patches;
 pub(crate) mod placeholder;

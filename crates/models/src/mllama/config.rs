@@ -5,7 +5,6 @@ use serde::Deserialize;
 use vlmd_backend::ModelSpec;
 
 use crate::common::fields::CONFIG;
-use crate::common::rope::Rope;
 use crate::common::sizes::{MAX_LAYERS, MAX_SIZE, Sizes};
 use crate::common::text_config::{MLLAMA, TextConfig};
 use crate::{LoadError, ModelFiles};
@@ -118,20 +117,9 @@ impl Config {
         &self.text_config.cross_attention_layers
     }
 
-    pub(super) fn rope(&self, sizes: &Sizes) -> Result<Rope, LoadError> {
-        self.text_config.common.rope(sizes, &MLLAMA)
-    }
-
-    pub(super) fn rms_norm_eps(&self) -> Result<f32, LoadError> {
-        self.text_config.common.rms_norm_eps(&MLLAMA)
-    }
-
-    pub(super) fn tie_word_embeddings(&self) -> bool {
-        self.text_config.common.tie_word_embeddings
-    }
-
-    pub(super) fn eos_token_ids(&self) -> &[u32] {
-        &self.text_config.common.eos_token_id.0
+    /// The text half, but for what is mllama's own. Its defaults are [`MLLAMA`]'s.
+    pub(super) fn text(&self) -> &TextConfig {
+        &self.text_config.common
     }
 }
 

@@ -11,6 +11,7 @@ use crate::common::decoder::llama;
 use crate::common::names::Parts;
 use crate::common::params::Params;
 use crate::common::positions::Positions;
+use crate::common::text_config::MLLAMA;
 
 /// Llama-3.2-Vision with its weights.
 #[derive(Debug)]
@@ -30,11 +31,11 @@ impl Mllama {
         let parts = Parts::of(params);
         let source = llama::Source {
             model: parts.text,
-            head: (!config.tie_word_embeddings()).then_some(parts.head),
-            rms_norm_eps: config.rms_norm_eps()?,
+            head: (!config.text().tie_word_embeddings).then_some(parts.head),
+            rms_norm_eps: config.text().rms_norm_eps(&MLLAMA)?,
             unsaid_tokens: UNSAID_TOKENS,
         };
-        let rope = Positions::Rotary(config.rope(&sizes)?);
+        let rope = Positions::Rotary(config.text().rope(&sizes, &MLLAMA)?);
         let looking = config.cross_layers();
         Ok(Self {
             spec: config.spec(params.activation_dtype())?,

@@ -52,7 +52,11 @@ impl MllamaProcessor {
         let vision = &config.vision_config;
         let tiling = Tiling::read(files, vision)?;
         let generation = text::generation(files)?.eos_token_id;
-        let stop_ids = generation.0.iter().chain(config.eos_token_ids()).copied();
+        let stop_ids = generation
+            .0
+            .iter()
+            .chain(&config.text().eos_token_id.0)
+            .copied();
         let vocab_size = config.text_sizes()?.vocab_size;
         let rows = vocab_size + UNSAID_TOKENS;
         text::check_vocabulary(&tokenizer, rows)?;

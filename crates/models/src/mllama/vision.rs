@@ -10,11 +10,9 @@ use crate::LoadError;
 use crate::common::activation::Activation;
 use crate::common::encoder::{EncoderLayer, Names, Style};
 use crate::common::norm::Norm;
+use crate::common::padding::{ALIGNMENT, Padded};
 use crate::common::params::Params;
 use crate::common::patches::PatchEmbedding;
-
-/// Tokens of a tile are filled up to a multiple of this. The filling is seen like the rest.
-const ALIGNMENT: usize = 8;
 
 const NAMES: Names = Names {
     attention_norm: "input_layernorm",
@@ -129,7 +127,7 @@ impl Vision {
         let Some(index) = self.canvases.iter().position(|&known| known == canvas) else {
             bail!("no canvas has {} x {} tiles", canvas.rows, canvas.columns);
         };
-        let layout = Layout::new(tiles, self.max_tiles, self.positions.dim(1)?);
+        let layout = Padded::new(tiles, self.max_tiles, self.positions.dim(1)?);
         if tiles != canvas.rows * canvas.columns || image.features > layout.real_tokens() {
             bail!("{tiles} tiles do not have {} features", image.features);
         }
@@ -188,7 +186,7 @@ impl Vision {
         &self,
         last: &Tensor,
         inner: &[Tensor],
-        layout: &Layout,
+        layout: &Padded,
         wanted: usize,
     ) -> Result<Tensor> {
         let rows = Tensor::new(layout.tile_rows(wanted), &self.device)?;
@@ -245,79 +243,5 @@ impl ByTile {
     fn of_aspect(&self, aspect: usize, dtype: DType) -> Result<Tensor> {
         let row = self.table.narrow(0, aspect, 1)?.to_dtype(dtype)?;
         row.reshape(self.shape)? * self.gate
-    }
-}
-
-/// Which of the tower's tokens are a picture's.
-///
-/// Tokens come tile by tile, each tile filled up. "Padding" are the fillings and all of the tiles
-/// that the picture does not have; padding does not see padding, and that is all that the
-/// reference's mask hides.
-#[derive(Debug)]
-struct Layout {
-    tiles: usize,
-    max_tiles: usize,
-    /// Tokens of a tile.
-    tokens: usize,
-    /// The same with the filling.
-    padded: usize,
-}
-
-impl Layout {
-    fn new(tiles: usize, max_tiles: usize, tokens: usize) -> Self {
-        Self {
-            tiles,
-            max_tiles,
-            tokens,
-            padded: tokens.next_multiple_of(ALIGNMENT),
-        }
-    }
-
-    /// Tokens of all tiles without the filling.
-    fn real_tokens(&self) -> usize {
-        self.max_tiles * self.tokens
-    }
-
-    fn is_padding(&self, index: usize) -> bool {
-        index / self.padded >= self.tiles || index % self.padded >= self.tokens
-    }
-
-    /// The tokens, those of the picture first.
-    fn order(&self) -> Vec<u32> {
-        let all = 0..self.max_tiles * self.padded;
-        let (padding, own): (Vec<usize>, Vec<usize>) =
-            all.partition(|&index| self.is_padding(index));
-        own.into_iter()
-            .chain(padding)
-            .map(|index| index as u32)
-            .collect()
-    }
-
-    /// Where the first `wanted` tokens, counted without the filling, stand in that order.
-    fn tile_rows(&self, wanted: usize) -> Vec<u32> {
-        let mut place = vec![0; self.max_tiles * self.padded];
-        for (at, index) in self.order().into_iter().enumerate() {
-            place[index as usize] = at as u32;
-        }
-        (0..wanted)
-            .map(|token| place[token / self.tokens * self.padded + token % self.tokens])
-            .collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_pictures_own_tokens_come_first() {
-        // Two of three tiles, five tokens each, filled up to eight.
-        let layout = Layout::new(2, 3, 5);
-        let order = layout.order();
-        assert_eq!(order[..10], [0, 1, 2, 3, 4, 8, 9, 10, 11, 12]);
-        assert_eq!(order[10..16], [5, 6, 7, 13, 14, 15]);
-        assert_eq!(order[16..], [16, 17, 18, 19, 20, 21, 22, 23]);
-        assert_eq!(layout.tile_rows(10), (0..10).collect::<Vec<_>>());
-        assert_eq!(layout.tile_rows(15)[10..], [16, 17, 18, 19, 20]);
     }
 }
