@@ -57,6 +57,11 @@ impl NemoFiles {
         &self.path
     }
 
+    /// See [`NemoArchive::is_distributed`].
+    pub(crate) fn is_distributed(&self) -> bool {
+        self.archive.is_distributed()
+    }
+
     /// Tensor-parallel ranks and pipeline stages of the weights.
     pub(crate) fn ranks(&self) -> (usize, usize) {
         self.archive.ranks()

@@ -93,8 +93,15 @@ impl NemoArchive {
         self.0.container.read(name)
     }
 
+    /// Whether the weights are a distributed checkpoint, which holds whole tensors however many
+    /// ranks wrote it.
+    #[must_use]
+    pub fn is_distributed(&self) -> bool {
+        matches!(self.0.layout, Layout::Distributed(_))
+    }
+
     /// The numbers of tensor-parallel and pipeline-parallel ranks that the weights are split
-    /// over, each at least 1. Distributed checkpoints hold whole tensors, whoever wrote them.
+    /// over, each at least 1; both are 1 for a distributed checkpoint.
     #[must_use]
     pub fn ranks(&self) -> (usize, usize) {
         match &self.0.layout {

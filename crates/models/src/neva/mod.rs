@@ -54,7 +54,10 @@ fn load(files: &ModelFiles, source: &Source<'_>) -> Result<Parts, LoadError> {
         ));
     };
     let config = Config::read(files)?;
-    config.check_ranks(files.ranks())?;
+    // The configuration of a distributed checkpoint tells who wrote it, not how it is split.
+    if !files.is_distributed() {
+        config.check_ranks(files.ranks())?;
+    }
     let checkpoint = Checkpoint::find(source, files.ranks())?;
     let trained = checkpoint.vision()?.at("vision_encoder").at(VISION_MODEL);
     let tower = if trained.has("embeddings.patch_embedding.weight") {

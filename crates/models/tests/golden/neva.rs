@@ -166,6 +166,27 @@ fn hostile_archives_are_refused_in_words() {
 }
 
 #[test]
+fn any_number_of_ranks_may_have_written_a_distributed_checkpoint() {
+    let golden = Path::new(GOLDENS).join("neva_dist");
+    let changed = unpacked(&golden.join("neva.nemo"), |config| {
+        config
+            .replace(
+                "tensor_model_parallel_size: 1",
+                "tensor_model_parallel_size: 8",
+            )
+            .replace(
+                "pipeline_model_parallel_size: 1",
+                "pipeline_model_parallel_size: 4",
+            )
+    });
+    let config = std::fs::read_to_string(changed.path().join("model_config.yaml")).unwrap();
+    assert!(config.contains("\ntensor_model_parallel_size: 8"));
+    let archive = NemoFiles::open(changed.path()).unwrap();
+    let files = ModelFiles::Nemo(archive.with_tower(ModelFiles::Directory(golden.join("clip"))));
+    assert!(load(&files, &LoadOptions::default()).is_ok());
+}
+
+#[test]
 fn an_archive_without_a_tower_says_which_it_wants() {
     let archive = NemoFiles::open(&Path::new(GOLDENS).join("neva/neva.nemo")).unwrap();
     let wanted = vlmd_models::neva::wanted_tower(&archive).unwrap();
