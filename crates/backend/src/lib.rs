@@ -4,9 +4,13 @@
 //! about requests: they meet in a [`Step`], a flat description of one ragged forward pass in
 //! which prefill chunks and single-token decodes stand side by side without padding.
 
+mod image;
+
 use std::ops::Range;
 
 use candle_core::{DType, Device, Result, Tensor};
+
+pub use image::{ImageInput, ImageKey};
 
 /// Tokens in one page of the KV cache.
 ///
@@ -46,18 +50,6 @@ impl ModelSpec {
         let factors = token.into_iter().chain(block);
         factors.fold(1, usize::saturating_mul)
     }
-}
-
-/// A picture as the model's encoder takes it.
-#[derive(Debug, Clone)]
-pub struct ImageInput {
-    /// `[n, channels, height, width]`, f32, on the CPU. What the `n` are is the architecture's
-    /// business: crops, tiles, a single view.
-    pub pixels: Tensor,
-    /// `(height, width)` in pixels of the picture that the `n` parts were cut from.
-    pub size: (usize, usize),
-    /// Feature rows that the encoder gives for it.
-    pub features: usize,
 }
 
 /// Where a picture's features take the place of token embeddings.

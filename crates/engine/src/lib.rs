@@ -50,6 +50,7 @@ mod batch;
 mod block_pool;
 mod byte_budget;
 mod config;
+mod constraint;
 mod engine;
 mod prompt;
 mod request;
@@ -61,6 +62,7 @@ mod stream;
 mod worker;
 
 pub use config::{EngineConfig, StartError};
+pub use constraint::{Constraint, ConstraintError};
 pub use engine::Engine;
 pub use request::{
     Event, FinishReason, GenerateRequest, Limits, Logprobs, RequestError, Sampling, SubmitError,

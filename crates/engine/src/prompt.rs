@@ -106,11 +106,7 @@ mod tests {
         };
         Prepared {
             tokens: tokens.to_vec(),
-            images: vec![ImageInput {
-                pixels,
-                size: (2, 2),
-                features: 2,
-            }],
+            images: vec![ImageInput::new(pixels, (2, 2), 2).unwrap()],
             spans: spans.iter().map(span).collect(),
             cross: Vec::new(),
         }

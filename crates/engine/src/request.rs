@@ -2,6 +2,8 @@
 
 use vlmd_backend::Prepared;
 
+use crate::constraint::Constraint;
+
 /// How the next token is chosen. Ranges are the API's to check; the engine takes them as right.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
@@ -70,6 +72,8 @@ pub struct GenerateRequest {
     pub sampling: Sampling,
     /// When to stop.
     pub limits: Limits,
+    /// What the answer may say at all; `None` is anything.
+    pub constraint: Option<Box<dyn Constraint>>,
 }
 
 /// A token's log probability, with the best ones at its position.
@@ -86,6 +90,8 @@ pub struct Logprobs {
 pub enum FinishReason {
     /// By this stop token.
     Stop(u32),
+    /// The request's constraint allows nothing to follow.
+    Complete,
     /// By `max_tokens`, or at the end of the context.
     Length,
 }
@@ -116,6 +122,9 @@ pub enum RequestError {
     /// The logits were not numbers.
     #[error("the model produced no usable probabilities for this request")]
     InvalidLogits,
+    /// The constraint on the answer could not be kept.
+    #[error("the answer could not be held to the requested format")]
+    ConstraintFailed,
     /// The engine stopped before the answer was complete.
     #[error("the server is shutting down")]
     ShuttingDown,

@@ -36,8 +36,10 @@ impl Pending {
             mut prompt,
             sampling,
             limits,
+            constraint,
         } = request;
-        let sampler = Sampler::new(sampling, prompt::text(&prompt)).after(&prompt.tokens);
+        let sampler =
+            Sampler::new(sampling, constraint, prompt::text(&prompt)).after(&prompt.tokens);
         // Fillers may be any number, and a model may look up all rows before it splices.
         for span in &prompt.spans {
             prompt.tokens[span.tokens.clone()].fill(0);

@@ -222,7 +222,7 @@ impl Drop for Ticket {
         let (counter, last) = match self.ending.take() {
             Some(Ending::Finished(reason)) => {
                 let counter = match reason {
-                    FinishReason::Stop(_) => &status.finished_stop,
+                    FinishReason::Stop(_) | FinishReason::Complete => &status.finished_stop,
                     FinishReason::Length => &status.finished_length,
                 };
                 (counter, Event::Finished(reason))

@@ -145,6 +145,10 @@ impl Answer {
                 reason: FinishReason::Length,
                 stop: None,
             },
+            EngineFinish::Complete => End {
+                reason: FinishReason::Stop,
+                stop: None,
+            },
             EngineFinish::Stop(id) => End {
                 reason: FinishReason::Stop,
                 stop: self

@@ -69,6 +69,7 @@ impl Generation {
                     prompt: prompt.clone(),
                     sampling,
                     limits: limits.clone(),
+                    constraint: None,
                 })
             })
             .map(|stream| stream.map(Some).map_err(Refusal::Submit))

@@ -3,8 +3,8 @@
 //! The chain, in this order:
 //!
 //! 1. log probabilities are taken from the raw logits (vLLM's `raw_logprobs`);
-//! 2. `logit_bias` is added;
-//! 3. stop tokens are made impossible until `min_tokens` are there;
+//! 2. what the constraint forbids is made impossible;
+//! 3. `logit_bias` is added, and stop tokens are made impossible until `min_tokens` are there;
 //! 4. `repetition_penalty` over prompt and answer, then `frequency_penalty` and
 //!    `presence_penalty` over the answer (vLLM's `apply_penalties`);
 //! 5. tokens are ruled out that would repeat `no_repeat_ngram_size` tokens in a row of prompt and
@@ -28,6 +28,7 @@ use std::cmp::Ordering;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use crate::constraint::{Constraint, ConstraintError};
 use crate::request::{Logprobs, RequestError, Sampling};
 use history::History;
 use ngrams::Ngrams;
@@ -46,11 +47,16 @@ pub(crate) struct Sampler {
     rng: StdRng,
     history: History,
     ngrams: Ngrams,
+    constraint: Option<Box<dyn Constraint>>,
 }
 
 impl Sampler {
     /// `prompt` are the ids of the prompt's text, which `repetition_penalty` counts as seen.
-    pub(crate) fn new(sampling: Sampling, prompt: impl IntoIterator<Item = u32>) -> Self {
+    pub(crate) fn new(
+        sampling: Sampling,
+        constraint: Option<Box<dyn Constraint>>,
+        prompt: impl IntoIterator<Item = u32>,
+    ) -> Self {
         let rng = sampling
             .seed
             .map_or_else(StdRng::from_os_rng, StdRng::seed_from_u64);
@@ -60,6 +66,7 @@ impl Sampler {
             sampling,
             rng,
             history,
+            constraint,
         }
     }
 
@@ -68,6 +75,16 @@ impl Sampler {
     pub(crate) fn after(mut self, prompt: &[u32]) -> Self {
         self.ngrams.extend(prompt);
         self
+    }
+
+    /// Notes a token that the answer has now.
+    fn note(&mut self, id: u32) -> Result<(), RequestError> {
+        self.history.push(id);
+        self.ngrams.extend(&[id]);
+        match &mut self.constraint {
+            Some(constraint) => constraint.accept(id).map_err(broken),
+            None => Ok(()),
+        }
     }
 
     /// Chooses by `logits`, `[vocab]`, which are used up. `suppressed` ids cannot be chosen.
@@ -87,6 +104,9 @@ impl Sampler {
         }
         let raw = self.sampling.logprobs.map(|top| (top, logits.to_vec()));
 
+        if let Some(constraint) = &mut self.constraint {
+            constraint.mask(logits).map_err(broken)?;
+        }
         for &(id, bias) in &self.sampling.logit_bias {
             change(logits, id, |l| l + bias);
         }
@@ -103,11 +123,15 @@ impl Sampler {
             draw::draw(&self.sampling, logits, uniform, scratch)
         };
         let id = id.ok_or(RequestError::InvalidLogits)?;
-        self.history.push(id);
-        self.ngrams.extend(&[id]);
+        self.note(id)?;
         let logprobs = raw.map(|(top, raw)| logprobs::report(&raw, id, top, scratch));
         Ok(Choice { id, logprobs })
     }
+}
+
+fn broken(error: ConstraintError) -> RequestError {
+    tracing::warn!(%error, "an answer's constraint failed");
+    RequestError::ConstraintFailed
 }
 
 /// Replaces one token's logit, if there is such a token.

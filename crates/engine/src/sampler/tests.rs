@@ -25,12 +25,12 @@ fn choose(sampler: &mut Sampler, logits: &[f32]) -> Result<Choice, RequestError>
 }
 
 fn first(sampling: Sampling, logits: &[f32]) -> Result<u32, RequestError> {
-    choose(&mut Sampler::new(sampling, []), logits).map(|choice| choice.id)
+    choose(&mut Sampler::new(sampling, None, []), logits).map(|choice| choice.id)
 }
 
 /// How often each token comes in `n` draws.
 fn counts(sampling: &Sampling, logits: &[f32], n: usize) -> BTreeMap<u32, usize> {
-    let mut sampler = Sampler::new(sampling.clone(), []);
+    let mut sampler = Sampler::new(sampling.clone(), None, []);
     let mut counts = BTreeMap::new();
     for _ in 0..n {
         let id = choose(&mut sampler, logits).unwrap().id;
@@ -94,7 +94,7 @@ fn a_bias_forces_and_forbids_and_unknown_ids_do_nothing() {
 
 #[test]
 fn suppressed_tokens_are_never_chosen() {
-    let mut sampler = Sampler::new(greedy(), []);
+    let mut sampler = Sampler::new(greedy(), None, []);
     let suppress = |sampler: &mut Sampler, ids: &[u32]| {
         let mut logits = [5.0, 1.0, 4.0];
         sampler
@@ -155,7 +155,7 @@ fn penalties_reach_the_choice() {
         frequency_penalty: 1.0,
         ..greedy()
     };
-    let mut sampler = Sampler::new(sampling, [0]);
+    let mut sampler = Sampler::new(sampling, None, [0]);
     let mut next = || choose(&mut sampler, &[3.0, 2.5, 0.0]).unwrap().id;
     // 3 | 2, 2.5 | 2, 1.5 | 1, 1.5 | ...
     assert_eq!([next(), next(), next(), next()], [0, 1, 0, 1]);
@@ -163,7 +163,7 @@ fn penalties_reach_the_choice() {
         repetition_penalty: 2.0,
         ..greedy()
     };
-    let mut sampler = Sampler::new(sampling, [0]);
+    let mut sampler = Sampler::new(sampling, None, [0]);
     assert_eq!(choose(&mut sampler, &[3.0, 2.5, 0.0]).unwrap().id, 1);
 }
 
@@ -302,6 +302,7 @@ fn the_same_seed_gives_the_same_draws_and_another_gives_others() {
                 seed,
                 ..Sampling::default()
             },
+            None,
             [],
         );
         let draw = |_| choose(&mut sampler, &logits).unwrap().id;
@@ -321,7 +322,7 @@ fn log_probabilities_are_the_models_own_whatever_was_chosen() {
         repetition_penalty: 2.0,
         ..greedy()
     };
-    let choice = choose(&mut Sampler::new(sampling, [1]), &logits).unwrap();
+    let choice = choose(&mut Sampler::new(sampling, None, [1]), &logits).unwrap();
     assert_eq!(choice.id, 0);
     let logprobs = choice.logprobs.unwrap();
     let close = |x: f32, p: f32| (x - p.ln()).abs() < 1e-6;
@@ -339,7 +340,7 @@ fn log_probabilities_come_only_when_asked_and_never_infinite() {
             logprobs: n,
             ..greedy()
         };
-        choose(&mut Sampler::new(sampling, []), &logits)
+        choose(&mut Sampler::new(sampling, None, []), &logits)
             .unwrap()
             .logprobs
     };
@@ -415,7 +416,7 @@ fn said(size: usize, prompt: &[u32], logits: &[f32], tokens: usize) -> Vec<u32> 
         no_repeat_ngram_size: size,
         ..greedy()
     };
-    let mut sampler = Sampler::new(sampling, []).after(prompt);
+    let mut sampler = Sampler::new(sampling, None, []).after(prompt);
     (0..tokens)
         .map(|_| choose(&mut sampler, logits).unwrap().id)
         .collect()
@@ -441,7 +442,7 @@ fn runs_are_ruled_out_for_drawn_tokens_too() {
         no_repeat_ngram_size: 1,
         ..seeded(7)
     };
-    let mut sampler = Sampler::new(sampling, []).after(&[0, 1]);
+    let mut sampler = Sampler::new(sampling, None, []).after(&[0, 1]);
     assert_eq!(choose(&mut sampler, &[9.0, 9.0, -9.0]).unwrap().id, 2);
     // Nothing is left.
     let error = choose(&mut sampler, &[9.0, 9.0, -9.0]).unwrap_err();

@@ -438,16 +438,14 @@ pub(crate) fn ask_prepared(prompt: Prepared, max_tokens: usize) -> GenerateReque
             min_tokens: 0,
             stop_ids: Vec::new(),
         },
+        constraint: None,
     }
 }
 
 /// A picture of one value.
 pub(crate) fn picture(value: f32, features: usize) -> ImageInput {
-    ImageInput {
-        pixels: Tensor::full(value, (1, 1, 2, 2), &Device::Cpu).unwrap(),
-        size: (2, 2),
-        features,
-    }
+    let pixels = Tensor::full(value, (1, 1, 2, 2), &Device::Cpu).unwrap();
+    ImageInput::new(pixels, (2, 2), features).unwrap()
 }
 
 pub(crate) fn span(image: usize, tokens: Range<usize>) -> ImageSpan {

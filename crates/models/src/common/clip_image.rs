@@ -8,7 +8,7 @@ use vlmd_media::resample::{Filter, Window, pil, pil_on_square, pil_window};
 use super::fields::PREPROCESSOR;
 use super::levels::{COLOURS, Levels, Normalisation};
 use super::preprocessor::{BICUBIC, BILINEAR, Settings, Size};
-use crate::{LoadError, ModelFiles};
+use crate::{LoadError, ModelFiles, PrepareError};
 
 /// Scales, keeps the middle, and normalises.
 #[derive(Debug, Clone)]
@@ -124,12 +124,13 @@ impl ClipImage {
 }
 
 /// A picture that becomes these pixels and this number of features.
-pub(crate) fn input(picture: &Picture, pixels: Tensor, features: usize) -> ImageInput {
-    ImageInput {
-        pixels,
-        size: (picture.height() as usize, picture.width() as usize),
-        features,
-    }
+pub(crate) fn input(
+    picture: &Picture,
+    pixels: Tensor,
+    features: usize,
+) -> Result<ImageInput, PrepareError> {
+    let size = (picture.height() as usize, picture.width() as usize);
+    Ok(ImageInput::new(pixels, size, features)?)
 }
 
 /// A side for the resampler. Decoded pictures have sides of at most 65535 pixels, so only a tower

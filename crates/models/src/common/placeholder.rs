@@ -72,11 +72,8 @@ mod tests {
 
     #[test]
     fn each_placeholder_becomes_its_pictures_features() {
-        let image = |features| ImageInput {
-            pixels: Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap(),
-            size: (1, 1),
-            features,
-        };
+        let pixels = Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap();
+        let image = |features| ImageInput::new(pixels.clone(), (1, 1), features).unwrap();
         let images = || vec![image(2), image(1)];
         let prepared = expand(&[5, 9, 6, 9, 9], 9, &[1, 0, 1], images()).unwrap();
         assert_eq!(prepared.tokens, [5, 0, 6, 0, 0, 0]);

@@ -132,7 +132,7 @@ impl Kosmos2Processor {
                 picture,
                 self.clip_image.middle(picture)?,
                 self.fillers.len(),
-            )],
+            )?],
             spans: vec![ImageSpan {
                 image: 0,
                 tokens: place,

@@ -99,7 +99,7 @@ impl LlavaProcessor {
                 )
             }
         };
-        Ok(clip_image::input(picture, pixels, features))
+        clip_image::input(picture, pixels, features)
     }
 
     /// The prompt with what users wrote still shielded.

@@ -183,11 +183,11 @@ impl MllamaProcessor {
         } else {
             count
         };
-        Ok(ImageInput {
-            pixels: Tensor::from_vec(tiles.pixels, (count, COLOURS, side, side), &Device::Cpu)?,
-            size: (rows, columns),
-            features: kept * self.tile_tokens,
-        })
+        Ok(ImageInput::new(
+            Tensor::from_vec(tiles.pixels, (count, COLOURS, side, side), &Device::Cpu)?,
+            (rows, columns),
+            kept * self.tile_tokens,
+        )?)
     }
 
     /// The prompt with what users wrote still shielded.

@@ -128,7 +128,7 @@ impl NevaProcessor {
             AspectRatio::Square => self.clip_image.middle(picture)?,
             AspectRatio::Pad => self.clip_image.padded(picture)?,
         };
-        Ok(clip_image::input(picture, pixels, self.features))
+        clip_image::input(picture, pixels, self.features)
     }
 
     /// The prompt with what users wrote still shielded.

@@ -135,11 +135,11 @@ impl Phi3VProcessor {
         let crops = self.transform.apply(picture);
         let side = self.transform.crop();
         let count = 1 + crops.rows * crops.columns;
-        Ok(ImageInput {
-            pixels: Tensor::from_vec(crops.pixels, (count, 3, side, side), &Device::Cpu)?,
-            size: (crops.rows * side, crops.columns * side),
-            features: features(crops.rows, crops.columns, self.cells),
-        })
+        Ok(ImageInput::new(
+            Tensor::from_vec(crops.pixels, (count, 3, side, side), &Device::Cpu)?,
+            (crops.rows * side, crops.columns * side),
+            features(crops.rows, crops.columns, self.cells),
+        )?)
     }
 
     /// The prompt with what users wrote still shielded.

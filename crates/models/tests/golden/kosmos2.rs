@@ -82,6 +82,7 @@ fn answers_that_repeat_no_three_tokens_are_the_references() {
                     no_repeat_ngram_size: suite.processor.no_repeat_ngram_size(),
                     ..Sampling::default()
                 },
+                constraint: None,
                 limits: Limits {
                     max_tokens: NEW_TOKENS,
                     min_tokens: 0,

@@ -149,11 +149,11 @@ impl Processor for ScriptedProcessor {
                     reason: format!("width must not be {UNLUCKY_WIDTH}"),
                 });
             }
-            prompt.images.push(ImageInput {
-                pixels: Tensor::zeros((1, 3, 2, 2), DType::F32, &Device::Cpu)?,
-                size: (picture.height() as usize, picture.width() as usize),
-                features: IMAGE_TOKENS,
-            });
+            prompt.images.push(ImageInput::new(
+                Tensor::zeros((1, 3, 2, 2), DType::F32, &Device::Cpu)?,
+                (picture.height() as usize, picture.width() as usize),
+                IMAGE_TOKENS,
+            )?);
         }
         Ok(prompt)
     }
