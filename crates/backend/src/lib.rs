@@ -1,15 +1,18 @@
 //! The seam between the engine, which schedules, and the models, which compute.
 //!
-//! Data only, and one trait. The engine never learns an architecture, a model never learns
+//! Data only, and two traits. The engine never learns an architecture, a model never learns
 //! about requests: they meet in a [`Step`], a flat description of one ragged forward pass in
-//! which prefill chunks and single-token decodes stand side by side without padding.
+//! which prefill chunks and single-token decodes stand side by side without padding. Pictures are
+//! encoded before, in an [`Encoding`], which can be interrupted for steps.
 
+mod encoding;
 mod image;
 
 use std::ops::Range;
 
 use candle_core::{DType, Device, Result, Tensor};
 
+pub use encoding::Encoding;
 pub use image::{ImageInput, ImageKey};
 
 /// Tokens in one page of the KV cache.
@@ -203,14 +206,28 @@ pub trait Model: Send {
     /// Where the weights are and where steps run.
     fn device(&self) -> &Device;
 
-    /// Features of each picture, on the model's device: `[features, hidden]` where they stand in
-    /// the prompt; where tokens look at them by cross-attention, whatever the model wants to find
-    /// in [`CrossRows::images`] again, at most [`ModelSpec::cross_feature_bytes`] for each.
+    /// Puts pictures at the beginning of the encoder, without work that is worth counting.
     ///
     /// # Errors
     /// When the device fails. The pictures come from the same architecture's processor, so
     /// their shapes are right.
-    fn encode(&self, images: &[&ImageInput]) -> Result<Vec<Tensor>>;
+    fn begin_encoding(&self, images: &[&ImageInput]) -> Result<Box<dyn Encoding>>;
+
+    /// Features of each picture, on the model's device: `[features, hidden]` where they stand in
+    /// the prompt; where tokens look at them by cross-attention, whatever the model wants to find
+    /// in [`CrossRows::images`] again, at most [`ModelSpec::cross_feature_bytes`] for each.
+    ///
+    /// An [`Encoding`] from its beginning to its end.
+    ///
+    /// # Errors
+    /// See [`Self::begin_encoding`].
+    fn encode(&self, images: &[&ImageInput]) -> Result<Vec<Tensor>> {
+        let mut encoding = self.begin_encoding(images)?;
+        while encoding.remaining() > 0 {
+            encoding.advance(usize::MAX)?;
+        }
+        encoding.finish()
+    }
 
     /// Runs one step: writes the keys and values of all `T` tokens into `cache` and gives the
     /// logits of `step.logit_rows`, `[rows, vocab]`, f32.

@@ -5,14 +5,14 @@
     reason = "helpers of tests, where a failure is to be loud; clippy only knows test functions"
 )]
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use futures::StreamExt;
 use vlmd_backend::{
-    BLOCK_TOKENS, ImageInput, ImageSpan, KvCache, Model, ModelSpec, Prepared, Step,
+    BLOCK_TOKENS, Encoding, ImageInput, ImageSpan, KvCache, Model, ModelSpec, Prepared, Step,
 };
 use vlmd_engine::{
     Engine, EngineConfig, Event, EventStream, FinishReason, GenerateRequest, Limits, Sampling,
@@ -36,6 +36,9 @@ pub(crate) const BAD_PICTURE: f32 = 601.0;
 pub(crate) const PANICKING_PICTURE: f32 = 602.0;
 /// A picture of this value gets one feature too few.
 pub(crate) const SHORT_PICTURE: f32 = 603.0;
+
+/// What it takes to encode a picture, in units of [`Encoding`].
+pub(crate) const PICTURE_UNITS: usize = 4;
 
 pub(crate) const SPEC: ModelSpec = ModelSpec {
     layers: 1,
@@ -144,19 +147,13 @@ impl Model for Fake {
         &Device::Cpu
     }
 
-    fn encode(&self, images: &[&ImageInput]) -> Result<Vec<Tensor>> {
+    fn begin_encoding(&self, images: &[&ImageInput]) -> Result<Box<dyn Encoding>> {
         self.control.state().encoder_calls.push(images.len());
-        let encode = |image: &&ImageInput| {
-            let value = image.pixels.flatten_all()?.to_vec1::<f32>()?[0];
-            if value == BAD_PICTURE {
-                bail!("a bad picture");
-            }
-            assert!(value != PANICKING_PICTURE, "a picture that panics");
-            let rows = image.features - usize::from(value == SHORT_PICTURE);
-            let values: Vec<f32> = (0..rows).flat_map(|row| feature(value, row)).collect();
-            Tensor::from_vec(values, (rows, 4), &Device::Cpu)
-        };
-        images.iter().map(encode).collect()
+        Ok(Box::new(FakeEncoding {
+            images: images.iter().copied().cloned().collect(),
+            features: Vec::new(),
+            units: PICTURE_UNITS,
+        }))
     }
 
     fn forward(&self, step: &Step, cache: &KvCache) -> Result<Tensor> {
@@ -220,6 +217,55 @@ impl Model for Fake {
         }
         Tensor::from_vec(logits, (rows, SPEC.vocab_size), &Device::Cpu)
     }
+}
+
+/// Pictures one after the other.
+struct FakeEncoding {
+    /// Those that are not done.
+    images: VecDeque<ImageInput>,
+    features: Vec<Tensor>,
+    /// Units that the first of `images` takes.
+    units: usize,
+}
+
+impl Encoding for FakeEncoding {
+    fn remaining(&self) -> usize {
+        match self.images.len() {
+            0 => 0,
+            images => self.units + (images - 1) * PICTURE_UNITS,
+        }
+    }
+
+    fn advance(&mut self, units: usize) -> Result<()> {
+        for _ in 0..units.max(1).min(self.remaining()) {
+            self.units -= 1;
+            if self.units > 0 {
+                continue;
+            }
+            let image = self.images.pop_front().unwrap();
+            self.features.push(encoded(&image)?);
+            self.units = PICTURE_UNITS;
+        }
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<Vec<Tensor>> {
+        if self.remaining() > 0 {
+            bail!("{} units are not done", self.remaining());
+        }
+        Ok(self.features)
+    }
+}
+
+fn encoded(image: &ImageInput) -> Result<Tensor> {
+    let value = image.pixels.flatten_all()?.to_vec1::<f32>()?[0];
+    if value == BAD_PICTURE {
+        bail!("a bad picture");
+    }
+    assert!(value != PANICKING_PICTURE, "a picture that panics");
+    let rows = image.features - usize::from(value == SHORT_PICTURE);
+    let values: Vec<f32> = (0..rows).flat_map(|row| feature(value, row)).collect();
+    Tensor::from_vec(values, (rows, 4), &Device::Cpu)
 }
 
 /// A host copy of a cache tensor, by slot.

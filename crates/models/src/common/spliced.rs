@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use candle_core::{Device, Result, Tensor};
-use vlmd_backend::{ImageInput, KvCache, Model, ModelSpec, Step};
+use vlmd_backend::{Encoding, ImageInput, KvCache, Model, ModelSpec, Step};
 
 use super::decoder::Decoder;
 
@@ -63,9 +63,9 @@ impl<V: Vision> Model for Spliced<V> {
     }
 
     /// The views of all pictures share passes.
-    fn encode(&self, images: &[&ImageInput]) -> Result<Vec<Tensor>> {
+    fn begin_encoding(&self, images: &[&ImageInput]) -> Result<Box<dyn Encoding>> {
         if images.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Box::new(Vec::new()));
         }
         let pixels: Vec<&Tensor> = images.iter().map(|image| &image.pixels).collect();
         let encoded = self.in_passes(&Tensor::cat(&pixels, 0)?)?;
@@ -77,7 +77,7 @@ impl<V: Vision> Model for Spliced<V> {
             features.push(self.vision.arrange(&of_image, image)?);
             first += views;
         }
-        Ok(features)
+        Ok(Box::new(features))
     }
 
     fn forward(&self, step: &Step, cache: &KvCache) -> Result<Tensor> {

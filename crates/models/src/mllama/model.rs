@@ -1,7 +1,7 @@
 //! The two halves put together.
 
 use candle_core::{Device, Result, Tensor};
-use vlmd_backend::{ImageInput, KvCache, Model, ModelSpec, Step};
+use vlmd_backend::{Encoding, ImageInput, KvCache, Model, ModelSpec, Step};
 
 use super::config::{Config, UNSAID_TOKENS};
 use super::vision::Vision;
@@ -54,9 +54,10 @@ impl Model for Mllama {
         self.decoder.device()
     }
 
-    fn encode(&self, images: &[&ImageInput]) -> Result<Vec<Tensor>> {
+    fn begin_encoding(&self, images: &[&ImageInput]) -> Result<Box<dyn Encoding>> {
         let kept = |image: &&ImageInput| self.decoder.keys_values(&self.vision.encode(image)?);
-        images.iter().map(kept).collect()
+        let kept: Vec<Tensor> = images.iter().map(kept).collect::<Result<_>>()?;
+        Ok(Box::new(kept))
     }
 
     fn forward(&self, step: &Step, cache: &KvCache) -> Result<Tensor> {

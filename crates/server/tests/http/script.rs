@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use serde_json::{Map, Value, json};
-use vlmd_backend::{ImageInput, ImageSpan, KvCache, Model, ModelSpec, Prepared, Step};
+use vlmd_backend::{Encoding, ImageInput, ImageSpan, KvCache, Model, ModelSpec, Prepared, Step};
 use vlmd_media::Picture;
 use vlmd_models::{Chat, Entity, Grounded, Part, PrepareError, Processor};
 use vlmd_text::Tokenizer;
@@ -64,9 +64,10 @@ impl Model for ScriptedModel {
         &Device::Cpu
     }
 
-    fn encode(&self, images: &[&ImageInput]) -> Result<Vec<Tensor>> {
+    fn begin_encoding(&self, images: &[&ImageInput]) -> Result<Box<dyn Encoding>> {
         let features = |_: &&ImageInput| Tensor::zeros((IMAGE_TOKENS, 2), DType::F32, &Device::Cpu);
-        images.iter().map(features).collect()
+        let features: Vec<Tensor> = images.iter().map(features).collect::<Result<_>>()?;
+        Ok(Box::new(features))
     }
 
     fn forward(&self, step: &Step, _cache: &KvCache) -> Result<Tensor> {
