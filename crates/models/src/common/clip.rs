@@ -237,18 +237,42 @@ impl Clip {
         self.geometry
     }
 
-    /// Features `[n, features, hidden]`, the class token first where it is one, then the patches
-    /// row by row, of pictures `[n, 3, side, side]` in the activations' type.
-    pub(crate) fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
+    /// Tokens `[n, 1 + grid * grid, hidden]`, the class token first, then the patches row by row,
+    /// of pictures `[n, 3, side, side]` in the activations' type.
+    pub(crate) fn embed(&self, pixels: &Tensor) -> Result<Tensor> {
         let tokens = self.patches.with_class(&self.patches.forward(pixels)?)?;
         let x = tokens.broadcast_add(&self.position_embedding)?;
-        let mut x = self.pre_norm.forward(&x)?;
-        for layer in &self.layers {
-            x = layer.forward(&x, usize::MAX)?;
-        }
+        self.pre_norm.forward(&x)
+    }
+
+    /// The layers that tokens go through one after the other.
+    pub(crate) fn layers(&self) -> &[EncoderLayer] {
+        &self.layers
+    }
+
+    /// Which of the tokens are features: `[n, features, hidden]`.
+    pub(crate) fn features(&self, tokens: &Tensor) -> Result<Tensor> {
         if self.class_token {
-            return Ok(x);
+            return Ok(tokens.clone());
         }
-        x.narrow(1, 1, x.dim(1)? - 1)
+        tokens.narrow(1, 1, tokens.dim(1)? - 1)
+    }
+
+    /// Features of a picture.
+    pub(crate) fn feature_count(&self) -> usize {
+        self.geometry.features(self.class_token)
+    }
+
+    /// Multiplications of [`Self::embed`] for one picture.
+    pub(crate) fn embed_work(&self) -> u64 {
+        self.patches.work(self.geometry.features(false))
+    }
+
+    /// Multiplications of one layer for one picture.
+    pub(crate) fn layer_work(&self) -> u64 {
+        let tokens = self.geometry.features(true);
+        let work =
+            |layer: &EncoderLayer| layer.project_work(tokens) + layer.attend_work(tokens, tokens);
+        self.layers.first().map_or(0, work)
     }
 }

@@ -6,6 +6,7 @@ use vlmd_kernels::{Linear, attention};
 use super::activation::Activation;
 use super::norm::Norm;
 use super::params::Params;
+use super::stages::{attention_work, linear_work};
 use crate::LoadError;
 
 /// What a tower's layers have in common.
@@ -78,38 +79,71 @@ impl EncoderLayer {
         })
     }
 
-    /// `[n, tokens, hidden]` to the same shape. The tokens from `apart` on do not see each other;
-    /// all else is seen by all.
-    pub(crate) fn forward(&self, x: &Tensor, apart: usize) -> Result<Tensor> {
-        let (count, tokens, hidden) = x.dims3()?;
-        let head_dim = self.head_dim;
-        let qkv = self.qkv.forward(&self.attention_norm.forward(x)?)?;
+    /// `[n, tokens, hidden]` to the same shape. Every token sees all of its picture.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let Seen { query, key, value } = self.seen(&self.project(x)?)?;
+        self.attend(x, &query, &key, &value)
+    }
+
+    /// The first half of [`Self::forward`], token by token: queries, keys and values of
+    /// `[n, tokens, hidden]` side by side.
+    pub(crate) fn project(&self, x: &Tensor) -> Result<Tensor> {
+        self.qkv.forward(&self.attention_norm.forward(x)?)
+    }
+
+    /// What [`Self::project`] has given, by heads.
+    pub(crate) fn seen(&self, projected: &Tensor) -> Result<Seen> {
+        let (count, tokens, width) = projected.dims3()?;
+        let (hidden, head_dim) = (width / 3, self.head_dim);
         let part = |index: usize| {
-            qkv.narrow(2, index * hidden, hidden)?
+            projected
+                .narrow(2, index * hidden, hidden)?
                 .contiguous()?
                 .reshape((count, tokens, hidden / head_dim, head_dim))
         };
-        let (query, key, value) = (part(0)?, part(1)?, part(2)?);
-        let scale = (head_dim as f32).sqrt().recip();
-        let attended = if apart >= tokens {
-            attention(&query, &key, &value, scale)?
-        } else {
-            let first = |x: &Tensor| x.narrow(1, 0, apart)?.contiguous();
-            let rest = query.narrow(1, apart, tokens - apart)?.contiguous()?;
-            let seeing_all = attention(&first(&query)?, &key, &value, scale)?;
-            let seeing_first = attention(&rest, &first(&key)?, &first(&value)?, scale)?;
-            Tensor::cat(&[seeing_all, seeing_first], 1)?
-        };
-        let attended = self
-            .output
-            .forward(&attended.reshape((count, tokens, hidden))?)?;
-        let x = (x + scaled(attended, self.gates[0])?)?;
+        Ok(Seen {
+            query: part(0)?,
+            key: part(1)?,
+            value: part(2)?,
+        })
+    }
 
+    /// The second half, again token by token: what becomes of tokens `[n, rows, hidden]` with
+    /// these queries among all that they see.
+    pub(crate) fn attend(
+        &self,
+        x: &Tensor,
+        query: &Tensor,
+        key: &Tensor,
+        value: &Tensor,
+    ) -> Result<Tensor> {
+        let scale = (self.head_dim as f32).sqrt().recip();
+        let attended = attention(query, key, value, scale)?.reshape(x.shape())?;
+        let x = (x + scaled(self.output.forward(&attended)?, self.gates[0])?)?;
         let inner = self
             .activation
             .apply(&self.up.forward(&self.mlp_norm.forward(&x)?)?)?;
         &x + scaled(self.down.forward(&inner)?, self.gates[1])?
     }
+
+    /// Multiplications of [`Self::project`] for so many tokens.
+    pub(crate) fn project_work(&self, rows: usize) -> u64 {
+        linear_work([&self.qkv], rows)
+    }
+
+    /// Multiplications of [`Self::attend`] for so many tokens that see `keys`.
+    pub(crate) fn attend_work(&self, rows: usize, keys: usize) -> u64 {
+        linear_work([&self.output, &self.up, &self.down], rows)
+            + attention_work(rows, keys, self.output.in_features())
+    }
+}
+
+/// What tokens look for and what they show: each `[n, tokens, heads, head_dim]`.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) query: Tensor,
+    pub(crate) key: Tensor,
+    pub(crate) value: Tensor,
 }
 
 fn scaled(x: Tensor, by: f64) -> Result<Tensor> {

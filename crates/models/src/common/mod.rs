@@ -22,6 +22,7 @@ pub(crate) mod projector;
 pub(crate) mod rope;
 pub(crate) mod sizes;
 pub(crate) mod spliced;
+pub(crate) mod stages;
 pub(crate) mod text;
 pub(crate) mod text_config;
 pub(crate) mod tiles;

@@ -1,5 +1,4 @@
-//! Tokens of pictures in tiles of which some are filling, for layers that keep padding apart
-//! ([`EncoderLayer::forward`](super::encoder::EncoderLayer::forward)).
+//! Tokens of pictures in tiles of which some are filling, for layers that keep padding apart.
 
 /// Tokens of a tile are filled up to a multiple of this. The filling is seen like the rest.
 pub(crate) const ALIGNMENT: usize = 8;
@@ -16,7 +15,7 @@ pub(crate) struct Padded {
     /// Tokens of a tile.
     pub(crate) tokens: usize,
     /// The same with the filling.
-    padded: usize,
+    pub(crate) padded: usize,
 }
 
 impl Padded {

@@ -5,6 +5,7 @@ use vlmd_kernels::Linear;
 
 use super::levels::COLOURS;
 use super::params::Params;
+use super::stages::linear_work;
 use crate::LoadError;
 
 /// The embeddings of patches, without positions.
@@ -44,6 +45,11 @@ impl PatchEmbedding {
             .permute([0, 2, 4, 1, 3, 5])?
             .reshape((count, grid * grid, COLOURS * patch * patch))?;
         self.kernel.forward(&patches)
+    }
+
+    /// Multiplications for so many patches.
+    pub(crate) fn work(&self, patches: usize) -> u64 {
+        linear_work([&self.kernel], patches)
     }
 
     /// Puts the class token in front of each picture's: `[n, 1 + tokens, hidden]`.

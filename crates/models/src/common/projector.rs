@@ -7,6 +7,7 @@ use super::activation::Activation;
 use super::clip::Clip;
 use super::params::Params;
 use super::spliced::Vision;
+use super::stages::linear_work;
 use crate::LoadError;
 
 /// Linear layers with an activation between them. None at all leave features as they are.
@@ -48,6 +49,11 @@ impl Projector {
         }
         Ok(x)
     }
+
+    /// Multiplications for so many features.
+    pub(crate) fn work(&self, features: usize) -> u64 {
+        linear_work(&self.layers, features)
+    }
 }
 
 /// A tower whose features are projected.
@@ -58,8 +64,16 @@ pub(crate) struct Projected {
 }
 
 impl Vision for Projected {
+    fn tower(&self) -> &Clip {
+        &self.tower
+    }
+
     /// `[n, features, hidden]`.
-    fn encode(&self, views: &Tensor) -> Result<Tensor> {
-        self.projector.forward(&self.tower.forward(views)?)
+    fn project(&self, features: &Tensor) -> Result<Tensor> {
+        self.projector.forward(features)
+    }
+
+    fn project_work(&self) -> u64 {
+        self.projector.work(self.tower.feature_count())
     }
 }

@@ -55,10 +55,18 @@ struct Latents {
 }
 
 impl Vision for Latents {
+    fn tower(&self) -> &Clip {
+        &self.tower
+    }
+
     /// `[n, latents, hidden]`.
-    fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
-        let features = self.norm.forward(&self.tower.forward(pixels)?)?;
+    fn project(&self, features: &Tensor) -> Result<Tensor> {
+        let features = self.norm.forward(features)?;
         self.resampler.forward(&unit_length(&features)?)
+    }
+
+    fn project_work(&self) -> u64 {
+        self.resampler.work(self.tower.feature_count())
     }
 }
 

@@ -6,6 +6,7 @@ use vlmd_kernels::{Linear, attention};
 use crate::LoadError;
 use crate::common::params::Params;
 use crate::common::sizes::Sizes;
+use crate::common::stages::{attention_work, linear_work};
 
 /// Learnt queries that look at a picture's features and at each other.
 #[derive(Debug)]
@@ -43,6 +44,16 @@ impl Resampler {
             output: linear("out_proj")?,
             head_dim: sizes.head_dim,
         })
+    }
+
+    /// Multiplications for a picture of so many tokens.
+    pub(super) fn work(&self, tokens: usize) -> u64 {
+        let latents = self.latents.elem_count() / self.output.out_features();
+        let seen = tokens + latents;
+        linear_work([&self.dense], tokens)
+            + linear_work([&self.key, &self.value], seen)
+            + linear_work([&self.query, &self.output], latents)
+            + attention_work(latents, seen, self.output.in_features())
     }
 
     /// `[n, tokens, width]` to `[n, latents, hidden]`.

@@ -68,8 +68,16 @@ struct Anyres {
 }
 
 impl Vision for Anyres {
-    fn encode(&self, views: &Tensor) -> Result<Tensor> {
-        self.projected.encode(views)
+    fn tower(&self) -> &Clip {
+        self.projected.tower()
+    }
+
+    fn project(&self, features: &Tensor) -> Result<Tensor> {
+        self.projected.project(features)
+    }
+
+    fn project_work(&self) -> u64 {
+        self.projected.project_work()
     }
 
     /// `[n, features, hidden]`, the whole first, to `[image.features, hidden]`.

@@ -15,6 +15,7 @@
 
 mod canvas;
 mod config;
+mod encoding;
 mod model;
 mod processor;
 mod vision;

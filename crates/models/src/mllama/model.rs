@@ -1,9 +1,12 @@
 //! The two halves put together.
 
+use std::sync::Arc;
+
 use candle_core::{Device, Result, Tensor};
 use vlmd_backend::{Encoding, ImageInput, KvCache, Model, ModelSpec, Step};
 
 use super::config::{Config, UNSAID_TOKENS};
+use super::encoding;
 use super::vision::Vision;
 use crate::LoadError;
 use crate::common::decoder::cross::LookingDecoder;
@@ -17,8 +20,9 @@ use crate::common::text_config::MLLAMA;
 #[derive(Debug)]
 pub(super) struct Mllama {
     spec: ModelSpec,
-    vision: Vision,
-    decoder: LookingDecoder,
+    /// Shared with encodings, like the decoder, which has a part in them.
+    vision: Arc<Vision>,
+    decoder: Arc<LookingDecoder>,
 }
 
 impl Mllama {
@@ -39,8 +43,8 @@ impl Mllama {
         let looking = config.cross_layers();
         Ok(Self {
             spec: config.spec(params.activation_dtype())?,
-            decoder: LookingDecoder::load(params, &source, sizes, looking, rope)?,
-            vision: Vision::load(&parts.vision, config, hidden)?,
+            decoder: Arc::new(LookingDecoder::load(params, &source, sizes, looking, rope)?),
+            vision: Arc::new(Vision::load(&parts.vision, config, hidden)?),
         })
     }
 }
@@ -55,9 +59,7 @@ impl Model for Mllama {
     }
 
     fn begin_encoding(&self, images: &[&ImageInput]) -> Result<Box<dyn Encoding>> {
-        let kept = |image: &&ImageInput| self.decoder.keys_values(&self.vision.encode(image)?);
-        let kept: Vec<Tensor> = images.iter().map(kept).collect::<Result<_>>()?;
-        Ok(Box::new(kept))
+        encoding::begin(&self.vision, &self.decoder, images)
     }
 
     fn forward(&self, step: &Step, cache: &KvCache) -> Result<Tensor> {

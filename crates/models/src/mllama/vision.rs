@@ -1,5 +1,7 @@
 //! From tiles to the features that text looks at, as `MllamaVisionModel` computes them.
 
+use std::ops::Range;
+
 use candle_core::{DType, Device, Result, Tensor, bail};
 use vlmd_backend::ImageInput;
 use vlmd_kernels::Linear;
@@ -8,11 +10,12 @@ use super::canvas::{Canvas, canvases};
 use super::config::Config;
 use crate::LoadError;
 use crate::common::activation::Activation;
-use crate::common::encoder::{EncoderLayer, Names, Style};
+use crate::common::encoder::{EncoderLayer, Names, Seen, Style};
 use crate::common::norm::Norm;
-use crate::common::padding::{ALIGNMENT, Padded};
+use crate::common::padding::Padded;
 use crate::common::params::Params;
 use crate::common::patches::PatchEmbedding;
+use crate::common::stages::linear_work;
 
 const NAMES: Names = Names {
     attention_norm: "input_layernorm",
@@ -31,6 +34,8 @@ const GLOBAL_NAMES: Names = Names {
 #[derive(Debug)]
 pub(super) struct Vision {
     max_tiles: usize,
+    /// Tokens of a tile without the filling.
+    real_tokens: usize,
     canvases: Vec<Canvas>,
     patches: PatchEmbedding,
     /// `[1, P, hidden]`: positions within a tile, already gated.
@@ -41,8 +46,9 @@ pub(super) struct Vision {
     after: ByTile,
     norm_before: Norm,
     norm_after: Norm,
+    /// The local ones, then the global ones.
     layers: Vec<EncoderLayer>,
-    global_layers: Vec<EncoderLayer>,
+    local_layers: usize,
     /// Layers whose inputs are features, ascending.
     intermediate: Vec<usize>,
     projection: Linear,
@@ -79,9 +85,16 @@ impl Vision {
         let gated = model.at("gated_positional_embedding");
         let gate = gated.gate("gate")?;
         let positions = gated.activation("embedding", &[tokens, hidden])?;
+        let mut all_layers = layers("transformer", sizes.num_hidden_layers, &NAMES)?;
+        all_layers.extend(layers(
+            "global_transformer",
+            sizes.num_global_layers,
+            &GLOBAL_NAMES,
+        )?);
         let outputs = hidden * (1 + sizes.intermediate_layers_indices.len());
         Ok(Self {
             max_tiles: sizes.max_num_tiles,
+            real_tokens: tokens,
             canvases: canvases(sizes.max_num_tiles),
             patches,
             positions: (positions * (1.0 - gate))?.unsqueeze(0)?,
@@ -105,8 +118,8 @@ impl Vision {
             )?,
             norm_before: Norm::layer(&model.at("layernorm_pre"), hidden, eps)?,
             norm_after: Norm::layer(&model.at("layernorm_post"), hidden, eps)?,
-            layers: layers("transformer", sizes.num_hidden_layers, &NAMES)?,
-            global_layers: layers("global_transformer", sizes.num_global_layers, &GLOBAL_NAMES)?,
+            layers: all_layers,
+            local_layers: sizes.num_hidden_layers,
             intermediate: sizes.intermediate_layers_indices.clone(),
             projection: params.linear_with_bias("multi_modal_projector", outputs, text_hidden)?,
             device: params.device().clone(),
@@ -114,11 +127,11 @@ impl Vision {
         })
     }
 
-    /// Features of a picture, `[image.features, text_hidden]`, tile after tile.
+    /// Where the tokens of a picture stand.
     ///
     /// All tiles of the largest canvas are computed, those that the picture does not have, too:
-    /// its own see them. Only what the decoder will look at is projected.
-    pub(super) fn encode(&self, image: &ImageInput) -> Result<Tensor> {
+    /// its own see them. Only what the decoder will look at becomes features.
+    pub(super) fn layout(&self, image: &ImageInput) -> Result<Layout> {
         let tiles = image.pixels.dim(0)?;
         let canvas = Canvas {
             rows: image.size.0,
@@ -127,70 +140,161 @@ impl Vision {
         let Some(index) = self.canvases.iter().position(|&known| known == canvas) else {
             bail!("no canvas has {} x {} tiles", canvas.rows, canvas.columns);
         };
-        let layout = Padded::new(tiles, self.max_tiles, self.positions.dim(1)?);
-        if tiles != canvas.rows * canvas.columns || image.features > layout.real_tokens() {
+        let padded = self.padded(tiles);
+        let features = 1..=padded.real_tokens();
+        if tiles != canvas.rows * canvas.columns || !features.contains(&image.features) {
             bail!("{tiles} tiles do not have {} features", image.features);
         }
-
-        let embedded = self.embed(&image.pixels, index + 1)?;
-        let order = Tensor::new(layout.order(), &self.device)?;
-        // The layers want the padding behind everything else.
-        let sorted = |x: &Tensor| {
-            x.flatten(0, 1)?
-                .contiguous()?
-                .index_select(&order, 0)?
-                .unsqueeze(0)
-        };
-        let apart = layout.tokens * tiles;
-        let mut x = sorted(&embedded)?;
-        let mut features = Vec::with_capacity(self.intermediate.len());
-        for (index, layer) in self.layers.iter().enumerate() {
-            // transformers from 4.55 on takes other states here and is wrong.
-            if self.intermediate.contains(&index) {
-                features.push(x.clone());
-            }
-            x = layer.forward(&x, apart)?;
-        }
-        x = self.norm_after.forward(&x)?;
-        let after = self.after.of_aspect(index + 1, self.dtype)?;
-        let (_, padded, hidden) = embedded.dims3()?;
-        let after = after.broadcast_as((self.max_tiles, padded, hidden))?;
-        x = (x + sorted(&after)?)?;
-        for layer in &self.global_layers {
-            x = layer.forward(&x, apart)?;
-        }
-        self.project(&x, &features, &layout, image.features)
+        Ok(Layout {
+            aspect: index + 1,
+            features: image.features,
+            apart: padded.tokens * tiles,
+            order: Tensor::new(padded.order(), &self.device)?,
+            places: Tensor::new(padded.tile_rows(image.features), &self.device)?,
+        })
     }
 
-    /// Tokens of all tiles, `[max_tiles, P8, hidden]`, for a canvas of this id.
-    fn embed(&self, pixels: &Tensor, aspect: usize) -> Result<Tensor> {
-        let missing = self.max_tiles.saturating_sub(pixels.dim(0)?);
+    fn padded(&self, tiles: usize) -> Padded {
+        Padded::new(tiles, self.max_tiles, self.real_tokens)
+    }
+
+    /// Tiles of the largest canvas.
+    pub(super) fn max_tiles(&self) -> usize {
+        self.max_tiles
+    }
+
+    /// Tokens of a tile, filled up.
+    pub(super) fn tile_tokens(&self) -> usize {
+        self.padded(0).padded
+    }
+
+    /// Tokens of all tiles, filled up.
+    pub(super) fn tokens(&self) -> usize {
+        self.max_tiles * self.tile_tokens()
+    }
+
+    /// What tokens go through one after the other.
+    pub(super) fn layers(&self) -> &[EncoderLayer] {
+        &self.layers
+    }
+
+    fn layer(&self, index: usize) -> Result<&EncoderLayer> {
+        match self.layers.get(index) {
+            Some(layer) => Ok(layer),
+            None => bail!("the tower has no layer {index}"),
+        }
+    }
+
+    /// Whether the input of this layer becomes part of features.
+    pub(super) fn is_intermediate(&self, index: usize) -> bool {
+        self.intermediate.contains(&index)
+    }
+
+    /// Tokens of some tiles, `[tiles, P8, hidden]`. Those that `pixels` do not have are black.
+    pub(super) fn embed(
+        &self,
+        pixels: &Tensor,
+        layout: &Layout,
+        tiles: Range<usize>,
+    ) -> Result<Tensor> {
+        let missing = tiles.end.saturating_sub(pixels.dim(0)?);
         let pixels = pixels
             .pad_with_zeros(0, 0, missing)?
+            .narrow(0, tiles.start, tiles.len())?
             .to_device(&self.device)?
             .to_dtype(self.dtype)?;
+        let of_tiles = |table: &ByTile| table.of_aspect(layout.aspect, tiles.clone(), self.dtype);
         let patches = self.patches.forward(&pixels)?;
-        let patches = patches.broadcast_add(&self.before.of_aspect(aspect, self.dtype)?)?;
+        let patches = patches.broadcast_add(&of_tiles(&self.before)?)?;
         let x = self
             .patches
             .with_class(&patches)?
             .broadcast_add(&self.positions)?
-            .add(&self.tile_positions.of_aspect(aspect, self.dtype)?)?;
+            .add(&of_tiles(&self.tile_positions)?)?;
         let x = self.norm_before.forward(&x)?;
-        let tokens = x.dim(1)?;
-        x.pad_with_zeros(1, 0, tokens.next_multiple_of(ALIGNMENT) - tokens)
+        x.pad_with_zeros(1, 0, self.tile_tokens() - x.dim(1)?)
     }
 
-    /// Puts the last output and the inner states side by side and projects the first rows.
-    fn project(
+    /// Multiplications of [`Self::embed`] for one tile.
+    pub(super) fn embed_work(&self) -> u64 {
+        self.patches.work(self.padded(0).tokens)
+    }
+
+    /// Tokens by tiles, `[max_tiles, P8, hidden]`, in the order that layers take them in:
+    /// `[tokens, hidden]` with the padding behind everything else.
+    pub(super) fn sorted(&self, x: &Tensor, layout: &Layout) -> Result<Tensor> {
+        x.flatten(0, 1)?
+            .contiguous()?
+            .index_select(&layout.order, 0)
+    }
+
+    /// The first half of a layer for some tokens `[rows, hidden]`.
+    pub(super) fn project(&self, index: usize, x: &Tensor) -> Result<Tensor> {
+        self.layer(index)?.project(&x.unsqueeze(0)?)?.squeeze(0)
+    }
+
+    /// What [`Self::project`] has given for all tokens, by heads.
+    pub(super) fn seen(&self, index: usize, projected: &Tensor) -> Result<Seen> {
+        self.layer(index)?.seen(&projected.unsqueeze(0)?)
+    }
+
+    /// The second half of a layer for some of the tokens `[tokens, hidden]`. Padding does not see
+    /// padding; all else is seen by all.
+    pub(super) fn attend(
+        &self,
+        index: usize,
+        x: &Tensor,
+        seen: &Seen,
+        layout: &Layout,
+        rows: Range<usize>,
+    ) -> Result<Tensor> {
+        let layer = self.layer(index)?;
+        let seeing = |rows: Range<usize>, keys: usize| {
+            let attended = layer.attend(
+                &x.narrow(0, rows.start, rows.len())?.unsqueeze(0)?,
+                &seen.query.narrow(1, rows.start, rows.len())?,
+                &seen.key.narrow(1, 0, keys)?,
+                &seen.value.narrow(1, 0, keys)?,
+            )?;
+            attended.squeeze(0)
+        };
+        let border = layout.apart.clamp(rows.start, rows.end);
+        let (own, padding) = (rows.start..border, border..rows.end);
+        match (own.is_empty(), padding.is_empty()) {
+            (false, true) => seeing(own, x.dim(0)?),
+            (true, false) => seeing(padding, layout.apart),
+            _ => {
+                let parts = [seeing(own, x.dim(0)?)?, seeing(padding, layout.apart)?];
+                Tensor::cat(&parts, 0)
+            }
+        }
+    }
+
+    /// What the next layer takes of a layer's result `[tokens, hidden]`, or [`Self::combine`] of
+    /// the last one's.
+    pub(super) fn after_layer(&self, index: usize, x: Tensor, layout: &Layout) -> Result<Tensor> {
+        if index + 1 != self.local_layers {
+            return Ok(x);
+        }
+        let after = self
+            .after
+            .of_aspect(layout.aspect, 0..self.max_tiles, self.dtype)?;
+        let (_, _, hidden) = after.dims3()?;
+        let after = after.broadcast_as((self.max_tiles, self.tile_tokens(), hidden))?;
+        self.norm_after.forward(&x)? + self.sorted(&after, layout)?
+    }
+
+    /// Some of a picture's features, `[rows, text_hidden]`, tile after tile: the last output and
+    /// the inner states side by side, projected.
+    pub(super) fn combine(
         &self,
         last: &Tensor,
         inner: &[Tensor],
-        layout: &Padded,
-        wanted: usize,
+        layout: &Layout,
+        rows: Range<usize>,
     ) -> Result<Tensor> {
-        let rows = Tensor::new(layout.tile_rows(wanted), &self.device)?;
-        let pick = |x: &Tensor| x.squeeze(0)?.index_select(&rows, 0);
+        let places = layout.places.narrow(0, rows.start, rows.len())?;
+        let pick = |x: &Tensor| x.index_select(&places, 0);
         let inner: Vec<Tensor> = inner.iter().map(pick).collect::<Result<_>>()?;
         let mut parts = vec![pick(last)?];
         if !inner.is_empty() {
@@ -199,6 +303,26 @@ impl Vision {
         }
         self.projection.forward(&Tensor::cat(&parts, 1)?)
     }
+
+    /// Multiplications of [`Self::combine`] for so many features.
+    pub(super) fn combine_work(&self, features: usize) -> u64 {
+        linear_work([&self.projection], features)
+    }
+}
+
+/// Where the tokens of a picture stand.
+#[derive(Debug)]
+pub(super) struct Layout {
+    /// The canvas's id.
+    aspect: usize,
+    /// What the decoder will look at: of so many of the first tokens, without the filling.
+    pub(super) features: usize,
+    /// Tokens of the picture's own, which come first. The others are padding.
+    apart: usize,
+    /// The tokens by tiles, in the order that layers take them in.
+    order: Tensor,
+    /// Where in that order the features come from.
+    places: Tensor,
 }
 
 /// A learnt vector for each tile of each canvas, scaled by the tangent of a gate.
@@ -207,8 +331,8 @@ struct ByTile {
     /// `[1 + canvases, max_tiles * tokens * hidden]`. Row 0 stands for no picture at all.
     table: Tensor,
     gate: f64,
-    /// `[max_tiles, tokens, hidden]`.
-    shape: (usize, usize, usize),
+    /// Tokens of a tile that have a vector of their own, and its width.
+    shape: (usize, usize),
 }
 
 impl ByTile {
@@ -223,7 +347,7 @@ impl ByTile {
             // With a position for every token this is hundreds of megabytes: it stays as stored.
             table: params.weight("weight", &[rows, tiles * tokens * hidden])?,
             gate,
-            shape: (tiles, tokens, hidden),
+            shape: (tokens, hidden),
         })
     }
 
@@ -239,9 +363,15 @@ impl ByTile {
         Self::load(&branch.at("embedding"), gate, tiles, (1, hidden))
     }
 
-    /// `[max_tiles, tokens, hidden]` for the canvas with this id.
-    fn of_aspect(&self, aspect: usize, dtype: DType) -> Result<Tensor> {
-        let row = self.table.narrow(0, aspect, 1)?.to_dtype(dtype)?;
-        row.reshape(self.shape)? * self.gate
+    /// `[tiles, tokens, hidden]` for some tiles of the canvas with this id.
+    fn of_aspect(&self, aspect: usize, tiles: Range<usize>, dtype: DType) -> Result<Tensor> {
+        let (tokens, hidden) = self.shape;
+        let tile = tokens * hidden;
+        let row = self
+            .table
+            .narrow(0, aspect, 1)?
+            .narrow(1, tiles.start * tile, tiles.len() * tile)?
+            .to_dtype(dtype)?;
+        row.reshape((tiles.len(), tokens, hidden))? * self.gate
     }
 }

@@ -33,8 +33,8 @@ pub(super) fn load(
 #[derive(Debug)]
 struct Vision {
     tower: Clip,
-    /// `[2, 4 * width]`: `sub_GN`, which ends a row, then `glb_GN`, which stands before the view
-    /// of the whole.
+    /// `[2, hidden]`, projected: `sub_GN`, which ends a row, then `glb_GN`, which stands before
+    /// the view of the whole.
     separators: Tensor,
     projector: Projector,
 }
@@ -64,7 +64,8 @@ impl Vision {
         )?;
         Ok(Self {
             tower,
-            separators,
+            // Each row is projected by itself: once here, not for every place that it stands in.
+            separators: projector.forward(&separators)?,
             projector,
         })
     }
@@ -76,27 +77,34 @@ impl Vision {
 }
 
 impl spliced::Vision for Vision {
-    /// Side by side patches become one: `[n, (grid / 2)^2, 4 * width]`, the four in the order of
-    /// reading.
+    fn tower(&self) -> &Clip {
+        &self.tower
+    }
+
+    /// Side by side patches become one, the four in the order of reading, and are projected:
+    /// `[n, (grid / 2)^2, hidden]`.
     ///
     /// Only crops that a picture has are computed: the reference fills up to `num_crops + 1` with
     /// zeros and drops their features afterwards.
-    fn encode(&self, crops: &Tensor) -> Result<Tensor> {
-        let features = self.tower.forward(crops)?;
+    fn project(&self, features: &Tensor) -> Result<Tensor> {
         let (count, _, width) = features.dims3()?;
         let cells = self.cells();
-        features
+        let merged = features
             .reshape(&[count, cells, 2, cells, 2, width])?
             .permute([0, 1, 3, 2, 4, 5])?
-            .reshape((count, cells * cells, 4 * width))
+            .reshape((count, cells * cells, 4 * width))?;
+        self.projector.forward(&merged)
     }
 
-    /// One picture's merged crops as tokens: `[1 + h * w, cells^2, 4 * width]` to
-    /// `[features, hidden]`.
-    fn arrange(&self, merged: &Tensor, image: &ImageInput) -> Result<Tensor> {
+    fn project_work(&self) -> u64 {
+        self.projector.work(self.cells() * self.cells())
+    }
+
+    /// One picture's crops as tokens: `[1 + h * w, cells^2, hidden]` to `[features, hidden]`.
+    fn arrange(&self, encoded: &Tensor, image: &ImageInput) -> Result<Tensor> {
         let side = self.tower.geometry().side();
         let (rows, columns) = (image.size.0 / side, image.size.1 / side);
-        let (crops, _, width) = merged.dims3()?;
+        let (crops, _, hidden) = encoded.dims3()?;
         let order = layout(rows, columns, self.cells());
         if crops != 1 + rows * columns || order.len() != image.features {
             bail!(
@@ -104,11 +112,9 @@ impl spliced::Vision for Vision {
                 image.features
             );
         }
-        // Each row is projected by itself, so a separator need not be projected for every place
-        // that it stands in.
-        let distinct = Tensor::cat(&[&self.separators, &merged.reshape(((), width))?], 0)?;
-        let projected = self.projector.forward(&distinct)?;
-        projected.index_select(&Tensor::new(order, merged.device())?, 0)
+        let cells = encoded.reshape(((), hidden))?;
+        let distinct = Tensor::cat(&[&self.separators, &cells], 0)?;
+        distinct.index_select(&Tensor::new(order, encoded.device())?, 0)
     }
 }
 

@@ -115,6 +115,13 @@ fn pictures_encoded_together_equal_pictures_encoded_alone() {
 }
 
 #[test]
+fn pictures_encoded_in_pieces_equal_pictures_encoded_whole() {
+    for (suite, _) in suites().iter() {
+        suite.check_encoded_in_pieces();
+    }
+}
+
+#[test]
 fn weights_widened_on_loading_change_nothing() {
     for (suite, suffix) in suites().iter() {
         suite.check_widened(options(suffix.is_empty()), suffix);

@@ -1,6 +1,6 @@
 //! A decoder with layers in between that look at pictures, as Llama-3.2-Vision has them.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor, bail};
 use vlmd_backend::{CrossRows, KvCache, Step};
 use vlmd_kernels::{Linear, attention};
 
@@ -10,6 +10,7 @@ use crate::common::norm::Norm;
 use crate::common::params::Params;
 use crate::common::positions::Positions;
 use crate::common::sizes::Sizes;
+use crate::common::stages::linear_work;
 
 /// A decoder some of whose layers attend to pictures instead of to the text before them.
 #[derive(Debug)]
@@ -48,15 +49,37 @@ impl LookingDecoder {
         self.decoder.device()
     }
 
-    /// Keys and values of a picture's features `[S, hidden]` for all layers that look, as
-    /// `[layers, 2, S, kv_heads, head_dim]`.
-    pub(crate) fn keys_values(&self, features: &Tensor) -> Result<Tensor> {
-        let of_layer = |(_, layer): &(usize, CrossLayer)| layer.keys_values(features);
-        let layers: Vec<Tensor> = self.looking.iter().map(of_layer).collect::<Result<_>>()?;
-        if layers.is_empty() {
-            return Tensor::zeros(0, DType::F32, &Device::Cpu);
+    /// Layers that look.
+    pub(crate) fn looking(&self) -> usize {
+        self.looking.len()
+    }
+
+    /// Keys that a layer, counted among those that look, sees of features `[S, hidden]`:
+    /// `[S, kv_heads, head_dim]`. All layers' keys and values of a picture, one layer after the
+    /// other, as `[layers, 2, S, kv_heads, head_dim]`, are what is looked at.
+    pub(crate) fn keys(&self, index: usize, features: &Tensor) -> Result<Tensor> {
+        let layer = self.layer(index)?;
+        let keys = layer.by_heads(&layer.key.forward(features)?)?;
+        layer.key_norm.forward(&keys)
+    }
+
+    /// The values that belong to [`Self::keys`].
+    pub(crate) fn values(&self, index: usize, features: &Tensor) -> Result<Tensor> {
+        let layer = self.layer(index)?;
+        layer.by_heads(&layer.value.forward(features)?)
+    }
+
+    /// Multiplications of [`Self::keys`] for so many features, and of [`Self::values`].
+    pub(crate) fn keys_work(&self, features: usize) -> u64 {
+        let work = |(_, layer): &(usize, CrossLayer)| linear_work([&layer.key], features);
+        self.looking.first().map_or(0, work)
+    }
+
+    fn layer(&self, index: usize) -> Result<&CrossLayer> {
+        match self.looking.get(index) {
+            Some((_, layer)) => Ok(layer),
+            None => bail!("{} layers look at pictures, not {index}", self.looking()),
         }
-        Tensor::stack(&layers, 0)
     }
 
     /// Logits of `step.logit_rows`, `[rows, vocab]`, f32.
@@ -124,15 +147,9 @@ impl CrossLayer {
         })
     }
 
-    /// Keys and values of a picture's features `[S, hidden]`, as `[2, S, kv_heads, head_dim]`.
-    fn keys_values(&self, features: &Tensor) -> Result<Tensor> {
-        let rows = features.dim(0)?;
-        let heads = |x: Tensor| x.reshape((rows, self.kv_heads, self.head_dim));
-        let keys = self
-            .key_norm
-            .forward(&heads(self.key.forward(features)?)?)?;
-        let values = heads(self.value.forward(features)?)?;
-        Tensor::stack(&[keys, values], 0)
+    /// Rows of keys or values as `[S, kv_heads, head_dim]`.
+    fn by_heads(&self, rows: &Tensor) -> Result<Tensor> {
+        rows.reshape((rows.dim(0)?, self.kv_heads, self.head_dim))
     }
 
     /// `[T, hidden]` to the same shape. Rows that look at nothing stay as they are. `index` is
