@@ -115,7 +115,7 @@ fn paged(criterion: &mut Criterion) -> Result<()> {
             });
             let mask = Tensor::from_iter(hidden, device)?.reshape((1, rows, TOKENS))?;
             group.bench_function(BenchmarkId::new("vlmd", name), |bench| {
-                bench.iter(|| paged_attention(&q, &k, &v, &ragged, 0.1));
+                bench.iter(|| paged_attention(&q, (&k).into(), (&v).into(), &ragged, 0.1));
             });
             group.bench_function(BenchmarkId::new("candle", name), |bench| {
                 bench.iter(|| gathered(&q, &k, &v, &blocks, &mask));

@@ -7,13 +7,15 @@
 
 mod encoding;
 mod image;
+mod kv;
 
 use std::ops::Range;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
 pub use encoding::Encoding;
 pub use image::{ImageInput, ImageKey};
+pub use kv::{KvCache, KvDtype, KvPages, LayerCache, UnknownKvDtype};
 
 /// Tokens in one page of the KV cache.
 ///
@@ -47,11 +49,10 @@ impl ModelSpec {
     /// Bytes that one block of the KV cache takes over all layers. Sizes of a checkpoint that
     /// nobody could load saturate.
     #[must_use]
-    pub fn block_bytes(&self, dtype: DType) -> usize {
-        let token = [2, self.layers, self.kv_heads, self.head_dim];
-        let block = [BLOCK_TOKENS, dtype.size_in_bytes()];
-        let factors = token.into_iter().chain(block);
-        factors.fold(1, usize::saturating_mul)
+    pub fn block_bytes(&self, dtype: KvDtype) -> usize {
+        let rows = [2, self.layers, BLOCK_TOKENS, self.kv_heads];
+        let row = dtype.row_bytes(self.head_dim);
+        rows.into_iter().fold(row, usize::saturating_mul)
     }
 }
 
@@ -161,41 +162,6 @@ pub struct Step {
     pub cross: Vec<CrossRows>,
     /// Rows whose logits are wanted, ascending. None in a step that completes no prompt.
     pub logit_rows: Vec<u32>,
-}
-
-/// Keys and values of one layer, each `[blocks, BLOCK_TOKENS, kv_heads, head_dim]`.
-#[derive(Debug)]
-pub struct LayerCache {
-    /// Keys, after rotary embedding.
-    pub k: Tensor,
-    /// Values.
-    pub v: Tensor,
-}
-
-/// The paged KV cache. Which block belongs to whom is the engine's knowledge alone.
-#[derive(Debug)]
-pub struct KvCache {
-    /// One entry per layer that keeps keys and values.
-    pub layers: Vec<LayerCache>,
-}
-
-impl KvCache {
-    /// Allocates `blocks` blocks of zeros for every layer.
-    ///
-    /// # Errors
-    /// When the device has no room.
-    pub fn new(spec: &ModelSpec, blocks: usize, dtype: DType, device: &Device) -> Result<Self> {
-        let shape = (blocks, BLOCK_TOKENS, spec.kv_heads, spec.head_dim);
-        let layer = |_| {
-            Ok(LayerCache {
-                k: Tensor::zeros(shape, dtype, device)?,
-                v: Tensor::zeros(shape, dtype, device)?,
-            })
-        };
-        Ok(Self {
-            layers: (0..spec.layers).map(layer).collect::<Result<_>>()?,
-        })
-    }
 }
 
 /// An architecture with its weights on a device. Owned by the engine's worker thread.

@@ -9,6 +9,8 @@ use vlmd_engine::EngineConfig;
 use vlmd_media::{AllowHost, constants};
 use vlmd_server::ServerConfig;
 
+use crate::kv_choice::KvChoice;
+
 /// Self-hosted inference server for vision-language models.
 ///
 /// Without a command it serves: `vlmd` is `vlmd serve`.
@@ -114,9 +116,14 @@ pub(crate) struct ServeArgs {
     /// with mllama, tokens before the first picture see all tiles
     #[arg(long, env = "VLMD_TRANSFORMERS_QUIRKS")]
     pub(crate) transformers_quirks: bool,
-    /// Precision of cached keys and values; `auto` is f32 on a CPU, else that of the weights
-    #[arg(long, env = "VLMD_KV_CACHE_DTYPE", value_enum, default_value_t)]
-    pub(crate) kv_cache_dtype: Precision,
+    /// What cached keys and values are kept as; `auto` is f32 on a CPU, else that of the weights
+    #[arg(
+        long,
+        env = "VLMD_KV_CACHE_DTYPE",
+        default_value = "auto",
+        value_name = "auto|f32|f16|bf16|int8"
+    )]
+    pub(crate) kv_cache_dtype: KvChoice,
     /// Memory for cached keys and values, such as 512MiB or 8GB; by default a quarter of what
     /// is free, and no more than the longest sequences could use
     #[arg(long, env = "VLMD_KV_CACHE_MEMORY", value_name = "SIZE")]

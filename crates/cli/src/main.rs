@@ -2,6 +2,7 @@
 
 mod args;
 mod hub;
+mod kv_choice;
 mod list;
 mod logging;
 mod nim_cache;

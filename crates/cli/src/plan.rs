@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
 use sysinfo::{CGroupLimits, ProcessRefreshKind, ProcessesToUpdate, System};
-use vlmd_backend::{BLOCK_TOKENS, ModelSpec};
+use vlmd_backend::{BLOCK_TOKENS, KvDtype, ModelSpec};
 use vlmd_models::Need;
 use vlmd_models::catalog::Card;
 
@@ -43,7 +43,7 @@ impl MemoryPlan {
     /// When the memory does not hold one block, or not the sequence that was asked for.
     pub(crate) fn new(
         spec: &ModelSpec,
-        kv_dtype: DType,
+        kv_dtype: KvDtype,
         free: u64,
         wishes: Wishes,
     ) -> Result<Self> {
@@ -101,7 +101,12 @@ fn blocks_of(len: usize) -> u64 {
 /// # Errors
 /// When the weights and the least cache that was asked for do not fit; says what would. And as
 /// [`MemoryPlan::new`], with what the weights leave.
-pub(crate) fn admit(need: &Need, kv_dtype: DType, free: u64, wishes: Wishes) -> Result<MemoryPlan> {
+pub(crate) fn admit(
+    need: &Need,
+    kv_dtype: KvDtype,
+    free: u64,
+    wishes: Wishes,
+) -> Result<MemoryPlan> {
     let block_bytes = need.spec.block_bytes(kv_dtype) as u64;
     let blocks = |len| blocks_of(len).saturating_mul(block_bytes);
     // A size or a length may be asked for; without either any cache serves.
@@ -238,7 +243,7 @@ mod tests {
     const BLOCK: u64 = 16_384;
 
     fn plan(free: u64, wishes: Wishes) -> Result<MemoryPlan> {
-        MemoryPlan::new(&SPEC, DType::F32, free, wishes)
+        MemoryPlan::new(&SPEC, KvDtype::F32, free, wishes)
     }
 
     #[test]
@@ -268,7 +273,7 @@ mod tests {
             ..SPEC
         };
         let bytes = |wishes| {
-            let plan = MemoryPlan::new(&spec, DType::F32, 1000 * BLOCK, wishes);
+            let plan = MemoryPlan::new(&spec, KvDtype::F32, 1000 * BLOCK, wishes);
             plan.unwrap().cross_bytes
         };
         assert_eq!(bytes(WISHES), 250 * BLOCK);
@@ -320,7 +325,7 @@ mod tests {
     }
 
     fn admitted(need: &Need, free: u64, wishes: Wishes) -> Result<MemoryPlan, String> {
-        admit(need, DType::F32, free, wishes).map_err(|error| error.to_string())
+        admit(need, KvDtype::F32, free, wishes).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -7,9 +7,10 @@ use std::io::Write;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use candle_core::{DType, Device};
+use candle_core::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::net::TcpListener;
+use vlmd_backend::KvDtype;
 use vlmd_engine::{Engine, EngineConfig, Sampling};
 use vlmd_media::{DecodeLimits, MediaConfig, MediaGate};
 use vlmd_models::{Admit, LoadOptions, LoadedModel};
@@ -116,11 +117,7 @@ fn load(args: &ServeArgs) -> Result<ServedModel> {
         given => given.to_vec(),
     };
     say(&format!("loading {} on {}", names[0], describe(&device)));
-    let kv_dtype = args.kv_cache_dtype.dtype().unwrap_or(if device.is_cpu() {
-        DType::F32
-    } else {
-        args.dtype.dtype().unwrap_or(DType::BF16)
-    });
+    let kv_dtype = args.kv_cache_dtype.resolve(&device, args.dtype);
     let wishes = Wishes {
         memory: args.kv_cache_memory,
         max_model_len: args.max_model_len,
@@ -142,7 +139,7 @@ fn load(args: &ServeArgs) -> Result<ServedModel> {
         loaded.architecture,
         readable(loaded.weight_bytes),
         readable(plan.kv_bytes),
-        kv_dtype.as_str(),
+        kv_dtype,
         plan.kv_blocks,
         plan.max_model_len,
     ));
@@ -175,7 +172,7 @@ fn load(args: &ServeArgs) -> Result<ServedModel> {
 }
 
 /// Admits models that there is room for on `device`.
-fn room(device: Device, kv_dtype: DType, wishes: Wishes) -> Admit {
+fn room(device: Device, kv_dtype: KvDtype, wishes: Wishes) -> Admit {
     Box::new(move |need| {
         let plan = free_memory(&device).and_then(|free| admit(need, kv_dtype, free, wishes));
         plan.map(drop).map_err(|error| format!("{error:#}"))

@@ -1,7 +1,6 @@
 //! How large the engine is, and why it did not start.
 
-use candle_core::DType;
-use vlmd_backend::{BLOCK_TOKENS, ModelSpec};
+use vlmd_backend::{BLOCK_TOKENS, KvDtype, ModelSpec};
 
 /// Sizes of an engine, fixed for its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +21,7 @@ pub struct EngineConfig {
     /// Blocks of the KV cache, at least 1. See [`EngineConfig::blocks_for`].
     pub kv_blocks: usize,
     /// Type of the cached keys and values.
-    pub kv_dtype: DType,
+    pub kv_dtype: KvDtype,
     /// Bytes beside the KV cache, shared by all requests, for what answers look at by
     /// cross-attention. Without meaning for models that have none.
     pub cross_bytes: usize,
@@ -40,7 +39,7 @@ impl EngineConfig {
 
     /// The defaults for a cache of `kv_blocks` blocks of `kv_dtype`.
     #[must_use]
-    pub fn new(kv_blocks: usize, kv_dtype: DType, max_model_len: usize) -> Self {
+    pub fn new(kv_blocks: usize, kv_dtype: KvDtype, max_model_len: usize) -> Self {
         Self {
             max_num_seqs: Self::DEFAULT_MAX_NUM_SEQS,
             max_num_batched_tokens: Self::DEFAULT_MAX_NUM_BATCHED_TOKENS,
@@ -55,7 +54,7 @@ impl EngineConfig {
 
     /// Blocks of the KV cache that fit into `bytes`.
     #[must_use]
-    pub fn blocks_for(bytes: usize, spec: &ModelSpec, dtype: DType) -> usize {
+    pub fn blocks_for(bytes: usize, spec: &ModelSpec, dtype: KvDtype) -> usize {
         bytes.checked_div(spec.block_bytes(dtype)).unwrap_or(0)
     }
 
@@ -160,19 +159,25 @@ mod tests {
     #[test]
     fn blocks_for_counts_keys_and_values_of_every_layer() {
         let block = 2 * 2 * 32 * 3 * 8 * 4;
-        assert_eq!(EngineConfig::blocks_for(10 * block, &SPEC, DType::F32), 10);
         assert_eq!(
-            EngineConfig::blocks_for(10 * block - 1, &SPEC, DType::F32),
+            EngineConfig::blocks_for(10 * block, &SPEC, KvDtype::F32),
+            10
+        );
+        assert_eq!(
+            EngineConfig::blocks_for(10 * block - 1, &SPEC, KvDtype::F32),
             9
         );
-        assert_eq!(EngineConfig::blocks_for(10 * block, &SPEC, DType::F16), 20);
-        assert_eq!(EngineConfig::blocks_for(0, &SPEC, DType::F32), 0);
+        assert_eq!(
+            EngineConfig::blocks_for(10 * block, &SPEC, KvDtype::F16),
+            20
+        );
+        assert_eq!(EngineConfig::blocks_for(0, &SPEC, KvDtype::F32), 0);
     }
 
     #[test]
     fn the_cache_bounds_the_length_of_a_request() {
         let length = |blocks, len| {
-            EngineConfig::new(blocks, DType::F32, len)
+            EngineConfig::new(blocks, KvDtype::F32, len)
                 .resolve(&SPEC)
                 .unwrap()
         };
@@ -217,7 +222,7 @@ mod tests {
             ),
         ];
         for (spoil, message) in cases {
-            let mut config = EngineConfig::new(100, DType::F32, 4096);
+            let mut config = EngineConfig::new(100, KvDtype::F32, 4096);
             spoil(&mut config);
             let error = config.resolve(&SPEC).unwrap_err();
             assert_eq!(error.to_string(), message);

@@ -4,7 +4,7 @@
 //! Each function looks at where its tensors are:
 //!
 //! * On the **CPU** it runs this crate's own kernels (`cpu`). Activations are f32, sums are f32,
-//!   weights and the cache keep their 16-bit form and are widened in registers. AVX-512, AVX2
+//!   weights and the cache keep their 16-bit or 8-bit form and are widened in registers. AVX-512, AVX2
 //!   or plain code is chosen once, when the first kernel runs.
 //! * On **any other device** it takes a route of candle's own operations (`portable`), in the
 //!   dtype of the weights. The tests hold both routes against each other on the same tensors.
@@ -29,6 +29,7 @@ mod device;
 mod linear;
 mod norm;
 mod paged_attention;
+mod pages;
 mod portable;
 mod ragged;
 mod rope;
@@ -43,5 +44,6 @@ pub use device::free_cuda_memory;
 pub use linear::Linear;
 pub use norm::{layer_norm, rms_norm};
 pub use paged_attention::{paged_attention, write_kv};
+pub use pages::Pages;
 pub use ragged::{PAGE_TOKENS, Ragged, RaggedLayout};
 pub use rope::rope;

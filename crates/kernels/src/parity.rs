@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use crate::pages::Pages;
 use crate::ragged::{PAGE_TOKENS, Ragged, RaggedLayout};
 use crate::{cpu, portable};
 
@@ -124,9 +125,47 @@ impl Layout {
     }
 }
 
-fn cache(layout: &Layout, case: &Case, noise: &mut Noise) -> Tensor {
-    let shape = [layout.blocks, PAGE_TOKENS, case.kv_heads, case.head_dim];
-    noise.tensor(&shape).to_dtype(case.dtype).unwrap()
+/// What pages are made of. With u8 they are codes and have scales.
+struct Cache {
+    data: Tensor,
+    scales: Option<Tensor>,
+}
+
+impl Cache {
+    fn new(layout: &Layout, case: &Case, noise: &mut Noise) -> Self {
+        let rows = [layout.blocks, PAGE_TOKENS, case.kv_heads];
+        let values = noise.tensor(&[rows.as_slice(), &[case.head_dim]].concat());
+        let (values, scales) = if case.dtype == DType::U8 {
+            let scales = noise.tensor(&rows).affine(0.004, 0.005).unwrap();
+            (values.affine(127., 128.).unwrap(), Some(scales))
+        } else {
+            (values, None)
+        };
+        let data = values.to_dtype(case.dtype).unwrap();
+        Self { data, scales }
+    }
+
+    fn copy(&self) -> Self {
+        Self {
+            data: self.data.copy().unwrap(),
+            scales: self.scales.as_ref().map(|scales| scales.copy().unwrap()),
+        }
+    }
+
+    fn pages(&self) -> Pages<'_> {
+        Pages {
+            data: &self.data,
+            scales: self.scales.as_ref(),
+        }
+    }
+
+    /// Everything in it, comparable where it is NaN.
+    fn bits(&self) -> Vec<u32> {
+        let tensors = std::iter::once(&self.data).chain(&self.scales);
+        let numbers = tensors.flat_map(values);
+        let plain = numbers.map(|x| if x.is_nan() { f32::NAN } else { x });
+        plain.map(f32::to_bits).collect()
+    }
 }
 
 /// Runs a case on both routes; gives the largest difference of the attention.
@@ -137,33 +176,27 @@ fn both_routes(case: &Case, seed: u64) -> Result<f32> {
     let q = noise.tensor(&[rows, case.heads, case.head_dim]);
     let k = noise.tensor(&[rows, case.kv_heads, case.head_dim]);
     let v = noise.tensor(&[rows, case.kv_heads, case.head_dim]);
-    let (k_cache, v_cache) = (
-        cache(&layout, case, &mut noise),
-        cache(&layout, case, &mut noise),
-    );
-    let (k_twin, v_twin) = (k_cache.copy()?, v_cache.copy()?);
+    let k_cache = Cache::new(&layout, case, &mut noise);
+    let v_cache = Cache::new(&layout, case, &mut noise);
+    let (k_twin, v_twin) = (k_cache.copy(), v_cache.copy());
 
     let own = Ragged::new(layout.as_ragged(), &Device::Cpu)?;
     let gathered = Ragged::gathered(layout.as_ragged(), &Device::Cpu)?;
-    crate::write_kv(&k, &v, &k_cache, &v_cache, &own)?;
-    crate::write_kv(&k, &v, &k_twin, &v_twin, &gathered)?;
-    assert_eq!(values(&k_cache), values(&k_twin), "keys are written alike");
-    assert_eq!(
-        values(&v_cache),
-        values(&v_twin),
-        "values are written alike"
-    );
+    crate::write_kv(&k, &v, k_cache.pages(), v_cache.pages(), &own)?;
+    crate::write_kv(&k, &v, k_twin.pages(), v_twin.pages(), &gathered)?;
+    assert_eq!(k_cache.bits(), k_twin.bits(), "keys are written alike");
+    assert_eq!(v_cache.bits(), v_twin.bits(), "values are written alike");
 
     // Scores large enough for the softmax to have something to do.
     let scale = 3. / (case.head_dim as f32).sqrt();
-    let ours = crate::paged_attention(&q, &k_cache, &v_cache, &own, scale)?;
-    let theirs = crate::paged_attention(&q, &k_twin, &v_twin, &gathered, scale)?;
+    let ours = crate::paged_attention(&q, k_cache.pages(), v_cache.pages(), &own, scale)?;
+    let theirs = crate::paged_attention(&q, k_twin.pages(), v_twin.pages(), &gathered, scale)?;
     Ok(largest_difference(&ours, &theirs))
 }
 
 #[test]
 fn paged_attention_equals_the_gathered_route_on_ragged_batches() {
-    let dtypes = [DType::F32, DType::F16, DType::BF16];
+    let dtypes = [DType::F32, DType::F16, DType::BF16, DType::U8];
     let shapes = [
         (1, 1, 8),
         (4, 4, 12),
@@ -173,9 +206,10 @@ fn paged_attention_equals_the_gathered_route_on_ragged_batches() {
         (32, 4, 64),
         (4, 1, 128),
         (5, 5, 40),
+        (6, 2, 9),
     ];
     let mut noise = Noise::new(11);
-    for (number, (heads, kv_heads, head_dim)) in shapes.into_iter().cycle().take(48).enumerate() {
+    for (number, (heads, kv_heads, head_dim)) in shapes.into_iter().cycle().take(72).enumerate() {
         let sequences = (0..1 + noise.below(5))
             .map(|_| {
                 let kv = 1 + noise.below(200);
@@ -193,7 +227,7 @@ fn paged_attention_equals_the_gathered_route_on_ragged_batches() {
             kv_heads,
             head_dim,
             sequences,
-            dtype: dtypes[number % 3],
+            dtype: dtypes[number % 4],
         };
         let difference = both_routes(&case, number as u64).unwrap();
         let (sequences, dtype) = (&case.sequences, case.dtype);
@@ -211,11 +245,18 @@ fn a_prompt_in_one_piece_in_chunks_and_token_by_token_gives_the_same_bits() {
     let q = noise.tensor(&[tokens, heads, head_dim]);
     let k = noise.tensor(&[tokens, kv_heads, head_dim]);
     let v = noise.tensor(&[tokens, kv_heads, head_dim]);
-    let run = |chunks: &[usize], noise: &mut Noise| {
+    let run = |dtype: DType, chunks: &[usize], noise: &mut Noise| {
         let layout = Layout::scattered(&[(tokens, tokens)], noise);
-        let shape = (layout.blocks, PAGE_TOKENS, kv_heads, head_dim);
-        let k_cache = Tensor::zeros(shape, DType::BF16, &Device::Cpu).unwrap();
-        let v_cache = k_cache.copy().unwrap();
+        let case = Case {
+            heads,
+            kv_heads,
+            head_dim,
+            sequences: Vec::new(),
+            dtype,
+        };
+        let k_cache = Cache::new(&layout, &case, noise);
+        let v_cache = Cache::new(&layout, &case, noise);
+        let (k_pages, v_pages) = (k_cache.pages(), v_cache.pages());
         let mut done = 0;
         let mut parts = Vec::new();
         for &rows in chunks {
@@ -229,16 +270,18 @@ fn a_prompt_in_one_piece_in_chunks_and_token_by_token_gives_the_same_bits() {
             };
             let ragged = Ragged::new(part, &Device::Cpu).unwrap();
             let take = |x: &Tensor| x.narrow(0, done, rows).unwrap();
-            crate::write_kv(&take(&k), &take(&v), &k_cache, &v_cache, &ragged).unwrap();
-            let out = crate::paged_attention(&take(&q), &k_cache, &v_cache, &ragged, 0.5);
+            crate::write_kv(&take(&k), &take(&v), k_pages, v_pages, &ragged).unwrap();
+            let out = crate::paged_attention(&take(&q), k_pages, v_pages, &ragged, 0.5);
             parts.extend(values(&out.unwrap()));
             done += rows;
         }
         parts
     };
-    let whole = run(&[tokens], &mut noise);
-    assert_eq!(whole, run(&[64, 1, 63, 22], &mut noise));
-    assert_eq!(whole, run(&vec![1; tokens], &mut noise));
+    for dtype in [DType::BF16, DType::U8] {
+        let whole = run(dtype, &[tokens], &mut noise);
+        assert_eq!(whole, run(dtype, &[64, 1, 63, 22], &mut noise));
+        assert_eq!(whole, run(dtype, &vec![1; tokens], &mut noise));
+    }
 }
 
 #[test]
@@ -256,7 +299,7 @@ fn what_lies_in_pages_beyond_a_sequence_cannot_reach_it() {
     let cache = Tensor::from_vec(k, (layout.blocks, PAGE_TOKENS, 2, 8), &Device::Cpu).unwrap();
     let q = noise.tensor(&[4, 2, 8]);
     let ragged = Ragged::new(layout.as_ragged(), &Device::Cpu).unwrap();
-    let out = crate::paged_attention(&q, &cache, &cache, &ragged, 1.).unwrap();
+    let out = crate::paged_attention(&q, (&cache).into(), (&cache).into(), &ragged, 1.).unwrap();
     assert!(values(&out).iter().all(|x| x.is_finite()));
 }
 
@@ -273,7 +316,8 @@ fn caches_that_the_step_does_not_fit_are_refused() {
         (zeros([layout.blocks, PAGE_TOKENS, 3, 8]), "do not fit"),
         (zeros([layout.blocks, PAGE_TOKENS, 2, 4]), "do not fit"),
     ] {
-        let error = crate::paged_attention(&q, &cache, &cache, &ragged, 1.).unwrap_err();
+        let error =
+            crate::paged_attention(&q, (&cache).into(), (&cache).into(), &ragged, 1.).unwrap_err();
         assert!(error.to_string().contains(reason), "{error}");
     }
 }
@@ -288,8 +332,10 @@ fn queries_that_are_part_of_a_fused_projection_need_no_copy_to_be_right() {
     assert!(!part.is_contiguous());
     let shape = [layout.blocks, PAGE_TOKENS, 2, 16];
     let cache = noise.tensor(&shape);
-    let run =
-        |q: &Tensor| values(&crate::paged_attention(q, &cache, &cache, &ragged, 0.25).unwrap());
+    let run = |q: &Tensor| {
+        let pages = Pages::from(&cache);
+        values(&crate::paged_attention(q, pages, pages, &ragged, 0.25).unwrap())
+    };
     assert_eq!(run(&part), run(&part.contiguous().unwrap()));
     let angles = noise.tensor(&[4, 8]);
     let turn = |x: &Tensor| values(&crate::rope(x, &angles, &angles).unwrap());

@@ -8,6 +8,7 @@ use candle_core::{D, DType, Device, IndexOp, Result, Tensor, bail};
 use candle_nn::ops::{rms_norm as fused_rms_norm, sigmoid, softmax_last_dim};
 use candle_nn::rotary_emb::rope_thd;
 
+use crate::pages::{CODE_OF_ZERO, LARGEST_CODE, Pages};
 use crate::ragged::{PAGE_TOKENS, Sequence};
 
 /// Sequences that are attended to in one go.
@@ -92,19 +93,44 @@ impl Group {
         })
     }
 
-    /// `[sequences, kv_len, kv_heads, head_dim]` of the cache, in the queries' dtype.
-    fn gather(&self, cache: &Tensor, dtype: DType) -> Result<Tensor> {
-        let (_, page, kv_heads, head_dim) = cache.dims4()?;
-        let pages = cache.index_select(&self.blocks, 0)?.to_dtype(dtype)?;
-        let columns = pages.dim(0)? / self.sequences;
-        pages
+    /// `[sequences, kv_len, kv_heads, head_dim]` of the pages, in the queries' dtype. Codes come
+    /// as fractions: `code / 128 - 1`, which f16 and bf16 hold exactly and multiply without
+    /// overflow.
+    fn gather(&self, pages: Pages<'_>, dtype: DType) -> Result<Tensor> {
+        let (_, page, kv_heads, head_dim) = pages.data.dims4()?;
+        let data = pages.data.index_select(&self.blocks, 0)?.to_dtype(dtype)?;
+        let columns = data.dim(0)? / self.sequences;
+        let data = data
             .reshape((self.sequences, columns * page, kv_heads, head_dim))?
-            .narrow(1, 0, self.kv_len)
+            .narrow(1, 0, self.kv_len)?;
+        match pages.scales {
+            Some(_) => data.affine(f64::from(CODE_OF_ZERO).recip(), -1.),
+            None => Ok(data),
+        }
     }
 
-    fn attend(&self, q: &Tensor, k_cache: &Tensor, v_cache: &Tensor, scale: f32) -> Result<Tensor> {
+    /// `[sequences, kv_heads, 1, 1, kv_len]`, f32: what the fractions of [`Group::gather`] are
+    /// to be multiplied by; `None` for pages of values.
+    fn gather_scales(&self, pages: Pages<'_>) -> Result<Option<Tensor>> {
+        let Some(scales) = pages.scales else {
+            return Ok(None);
+        };
+        let (_, page, kv_heads) = scales.dims3()?;
+        let scales = scales.index_select(&self.blocks, 0)?;
+        let columns = scales.dim(0)? / self.sequences;
+        let scales = scales
+            .reshape((self.sequences, columns * page, kv_heads))?
+            .narrow(1, 0, self.kv_len)?
+            .transpose(1, 2)?
+            .affine(f64::from(CODE_OF_ZERO), 0.)?
+            .reshape((self.sequences, kv_heads, 1, 1, self.kv_len))?;
+        Ok(Some(scales))
+    }
+
+    fn attend(&self, q: &Tensor, k: Pages<'_>, v: Pages<'_>, scale: f32) -> Result<Tensor> {
         let (_, heads, head_dim) = q.dims3()?;
-        let kv_heads = k_cache.dim(2)?;
+        let kv_heads = k.data.dim(2)?;
+        let (k_scales, v_scales) = (self.gather_scales(k)?, self.gather_scales(v)?);
         let shared = heads / kv_heads;
         let (n, rows, kv_len) = (self.sequences, self.rows_each, self.kv_len);
         let q = q
@@ -112,19 +138,19 @@ impl Group {
             .reshape((n, rows, kv_heads, shared, head_dim))?
             .permute((0, 2, 3, 1, 4))?
             .reshape((n * kv_heads, shared * rows, head_dim))?;
-        let k = self
-            .gather(k_cache, q.dtype())?
-            .permute((0, 2, 3, 1))?
-            .reshape((n * kv_heads, head_dim, kv_len))?;
-        let v = self.gather(v_cache, q.dtype())?.transpose(1, 2)?.reshape((
+        let k = self.gather(k, q.dtype())?.permute((0, 2, 3, 1))?.reshape((
+            n * kv_heads,
+            head_dim,
+            kv_len,
+        ))?;
+        let v = self.gather(v, q.dtype())?.transpose(1, 2)?.reshape((
             n * kv_heads,
             kv_len,
             head_dim,
         ))?;
-        let scores = scores(&q, &k, scale)?
-            .reshape((n, kv_heads, shared, rows, kv_len))?
-            .broadcast_add(&self.mask)?;
-        softmax_last_dim(&scores)?
+        let scores = scores(&q, &k, scale)?.reshape((n, kv_heads, shared, rows, kv_len))?;
+        let scores = scaled(scores, k_scales.as_ref())?.broadcast_add(&self.mask)?;
+        scaled(softmax_last_dim(&scores)?, v_scales.as_ref())?
             .reshape((n * kv_heads, shared * rows, kv_len))?
             .to_dtype(v.dtype())?
             .matmul(&v)?
@@ -140,17 +166,56 @@ fn scores(q: &Tensor, k: &Tensor, scale: f32) -> Result<Tensor> {
         .affine(f64::from(scale), 0.)
 }
 
-/// Scatters rows into the cache's own storage.
-pub(crate) fn write_kv(new: &Tensor, cache: &Tensor, plan: &GatherPlan) -> Result<()> {
-    let (blocks, page, kv_heads, head_dim) = cache.dims4()?;
-    let width = kv_heads * head_dim;
+fn scaled(x: Tensor, scales: Option<&Tensor>) -> Result<Tensor> {
+    match scales {
+        Some(scales) => x.broadcast_mul(scales),
+        None => Ok(x),
+    }
+}
+
+/// See [`crate::write_kv`].
+pub(crate) fn write_kv(new: &Tensor, pages: Pages<'_>, plan: &GatherPlan) -> Result<()> {
+    if new.dim(0)? == 0 {
+        return Ok(());
+    }
+    match pages.scales {
+        None => scatter(new, pages.data, plan),
+        Some(scales) => {
+            let (codes, new_scales) = quantised(new)?;
+            scatter(&codes, pages.data, plan)?;
+            scatter(&new_scales, scales, plan)
+        }
+    }
+}
+
+/// Codes `[T, heads, head_dim]` and scales `[T, heads, 1]` of rows `[T, heads, head_dim]`; see
+/// [`crate::pages`].
+fn quantised(new: &Tensor) -> Result<(Tensor, Tensor)> {
+    let new = new.to_dtype(DType::F32)?;
+    let least = f64::from(f32::MIN_POSITIVE);
+    let scales = new
+        .abs()?
+        .max_keepdim(D::Minus1)?
+        .affine(f64::from(LARGEST_CODE.recip()), least)?;
+    // 0 for finite rows, else NaN, which a maximum passes over.
+    let broken = new.affine(0., 0.)?.sum_keepdim(D::Minus1)?;
+    let scales = (scales + broken)?;
+    // Casts cut fractions off, which above 0 is `floor`.
+    let codes = new
+        .broadcast_div(&scales)?
+        .affine(1., f64::from(CODE_OF_ZERO) + 0.5)?
+        .to_dtype(DType::U8)?;
+    Ok((codes, scales))
+}
+
+/// Scatters rows, one for each new token, into the cache's own storage.
+fn scatter(new: &Tensor, cache: &Tensor, plan: &GatherPlan) -> Result<()> {
+    let (blocks, page) = (cache.dim(0)?, cache.dim(1)?);
+    let width = cache.dims()[2..].iter().product::<usize>();
     if !cache.is_contiguous() {
         bail!("a cache must be contiguous to be written in place");
     }
     let rows = new.dim(0)?;
-    if rows == 0 {
-        return Ok(());
-    }
     let new = new
         .reshape((rows, width))?
         .to_dtype(cache.dtype())?
@@ -165,8 +230,8 @@ pub(crate) fn write_kv(new: &Tensor, cache: &Tensor, plan: &GatherPlan) -> Resul
 /// See [`crate::paged_attention()`].
 pub(crate) fn paged_attention(
     q: &Tensor,
-    k_cache: &Tensor,
-    v_cache: &Tensor,
+    k: Pages<'_>,
+    v: Pages<'_>,
     plan: &GatherPlan,
     scale: f32,
 ) -> Result<Tensor> {
@@ -177,7 +242,7 @@ pub(crate) fn paged_attention(
     let results = plan
         .groups
         .iter()
-        .map(|group| group.attend(&q, k_cache, v_cache, scale))
+        .map(|group| group.attend(&q, k, v, scale))
         .collect::<Result<Vec<_>>>()?;
     Tensor::cat(&results, 0)?.index_select(&plan.order, 0)
 }

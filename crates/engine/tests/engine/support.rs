@@ -12,7 +12,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use futures::StreamExt;
 use vlmd_backend::{
-    BLOCK_TOKENS, Encoding, ImageInput, ImageSpan, KvCache, Model, ModelSpec, Prepared, Step,
+    BLOCK_TOKENS, Encoding, ImageInput, ImageSpan, KvCache, KvDtype, Model, ModelSpec, Prepared,
+    Step,
 };
 use vlmd_engine::{
     Engine, EngineConfig, Event, EventStream, FinishReason, GenerateRequest, Limits, Sampling,
@@ -386,7 +387,7 @@ impl Rig {
         control: Arc<Control>,
         change: impl FnOnce(&mut EngineConfig),
     ) -> std::result::Result<Self, StartError> {
-        let mut config = EngineConfig::new(64, DType::F32, 512);
+        let mut config = EngineConfig::new(64, KvDtype::F32, 512);
         config.max_num_seqs = 16;
         change(&mut config);
         let model = Box::new(Fake {

@@ -5,6 +5,9 @@
 //! ever exists. All query heads that share a key head are computed together, so that each key
 //! and value is read once for them.
 //!
+//! Elements of 8 bits are multiples of a scale that their row has. It is left out of the
+//! products: a score is multiplied by its key's, a weight by its value's.
+//!
 //! A row's arithmetic is the same whatever stands beside it: the blocks of keys are the same,
 //! and keys that a row does not see have the weight 0 and change nothing. So a prompt in one
 //! piece, in chunks, or token by token gives the same bits.
@@ -18,6 +21,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::host::Rows;
 use super::linear::widen;
 use super::math::exp;
 use super::shared::Shared;
@@ -37,9 +41,9 @@ const FEW_ROWS: usize = 6;
 /// Multiplications below which waking other threads costs more than it gains.
 const SERIAL_WORK: usize = 1 << 15;
 
-/// The keys, or values, of one sequence: where the row of each position starts.
+/// The keys, or values, of one sequence: which row of [`Stored`] each position is.
 pub(crate) trait KeyRows: Sync {
-    fn start(&self, position: usize) -> usize;
+    fn row(&self, position: usize) -> usize;
 }
 
 /// One sequence with its new rows. Shared by all of its heads.
@@ -55,19 +59,39 @@ pub(crate) struct Span<R> {
     pub(crate) keys: R,
 }
 
-/// The tensors of a call. `H` query heads and `K` key heads, heads of `D` elements.
+/// Keys, or values: rows of `K` heads of `D` elements.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Heads<'a, E> {
-    /// Rows of `[H, D]`, `q_stride` apart.
-    pub(crate) q: &'a [f32],
-    pub(crate) q_stride: usize,
-    /// Rows of `[K, D]` and more, wherever [`KeyRows`] says.
-    pub(crate) k: &'a [E],
-    pub(crate) v: &'a [E],
+pub(crate) struct Stored<'a, E> {
+    /// Rows of `[K, D]`.
+    pub(crate) data: &'a [E],
+    /// Rows of `[K]`: what each head's elements are to be multiplied by.
+    pub(crate) scales: Option<&'a [f32]>,
+}
+
+impl<'a, E> From<&'a [E]> for Stored<'a, E> {
+    fn from(data: &'a [E]) -> Self {
+        Self { data, scales: None }
+    }
+}
+
+/// `H` query heads and `K` key heads, heads of `D` elements.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
     pub(crate) heads: usize,
     pub(crate) kv_heads: usize,
     pub(crate) head_dim: usize,
+    /// Multiplies scores.
     pub(crate) scale: f32,
+}
+
+/// The tensors of a call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Heads<'a, E> {
+    /// Rows of `[H, D]`.
+    pub(crate) q: Rows<'a>,
+    pub(crate) k: Stored<'a, E>,
+    pub(crate) v: Stored<'a, E>,
+    pub(crate) shape: Shape,
 }
 
 /// Attends all spans; writes every row of every span of `out`, `[rows, H, D]`.
@@ -80,7 +104,8 @@ pub(crate) fn attend<E: Element, R: KeyRows>(
     spans: &[Span<R>],
     out: &mut [f32],
 ) {
-    let group = heads.heads / heads.kv_heads;
+    let shape = heads.shape;
+    let group = shape.heads / shape.kv_heads;
     let rows_each = (TASK_ROWS / group).max(1);
     let few = |rows: usize| rows * group <= FEW_ROWS;
     let single = spans.iter().filter(|span| few(span.rows)).count();
@@ -88,16 +113,16 @@ pub(crate) fn attend<E: Element, R: KeyRows>(
     // query rows it is the reading that takes the time, so a task takes as many heads as leave
     // enough tasks for all threads.
     let splits = (4 * rayon::current_num_threads()).div_ceil(single.max(1));
-    let heads_each = heads.kv_heads.div_ceil(splits);
+    let heads_each = shape.kv_heads.div_ceil(splits);
     let mut tasks = Vec::new();
     let mut work = 0usize;
     for span in spans {
-        work += span.rows * (span.visible + span.rows) * heads.heads * heads.head_dim;
+        work += span.rows * (span.visible + span.rows) * shape.heads * shape.head_dim;
         let heads_each = if few(span.rows) { heads_each } else { 1 };
         for first in (0..span.rows).step_by(rows_each) {
             let rows = rows_each.min(span.rows - first);
-            for head in (0..heads.kv_heads).step_by(heads_each) {
-                let kv_heads = head..heads.kv_heads.min(head + heads_each);
+            for head in (0..shape.kv_heads).step_by(heads_each) {
+                let kv_heads = head..shape.kv_heads.min(head + heads_each);
                 tasks.push((span, first, rows, kv_heads));
             }
         }
@@ -161,7 +186,7 @@ impl<E: Element, R: KeyRows> Kernel for Task<'_, E, R> {
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
         let rows = self.rows * self.group();
-        let width = self.heads.head_dim.next_multiple_of(S::LANES);
+        let width = self.heads.shape.head_dim.next_multiple_of(S::LANES);
         self.prepare(rows, width);
         let keys = self.visible(rows - 1);
         for start in (0..keys).step_by(KEYS) {
@@ -176,7 +201,7 @@ impl<E: Element, R: KeyRows> Kernel for Task<'_, E, R> {
 impl<E: Element, R: KeyRows> Task<'_, E, R> {
     #[inline(always)]
     fn group(&self) -> usize {
-        self.heads.heads / self.heads.kv_heads
+        self.heads.shape.heads / self.heads.shape.kv_heads
     }
 
     /// Keys that a row sees.
@@ -195,16 +220,16 @@ impl<E: Element, R: KeyRows> Task<'_, E, R> {
 
     #[inline(always)]
     fn prepare(&mut self, rows: usize, width: usize) {
-        let Heads {
+        let Shape {
             head_dim, scale, ..
-        } = self.heads;
+        } = self.heads.shape;
         let heads = self.kv_heads.len();
         self.scratch.q.clear();
         for index in 0..heads {
             for row in 0..rows {
                 let (token, head) = self.place(index, row);
-                let at = token * self.heads.q_stride + head * head_dim;
-                let q = &self.heads.q[at..][..head_dim];
+                let at = token * self.heads.q.stride + head * head_dim;
+                let q = &self.heads.q.data[at..][..head_dim];
                 self.scratch.q.extend(q.iter().map(|q| q * scale));
             }
         }
@@ -226,16 +251,18 @@ impl<E: Element, R: KeyRows> Task<'_, E, R> {
         rows: usize,
         width: usize,
     ) {
-        let head_dim = self.heads.head_dim;
+        let head_dim = self.heads.shape.head_dim;
         let count = keys.len();
-        let mut k = [self.heads.k.as_ptr(); KEYS];
-        let mut v = [self.heads.v.as_ptr(); KEYS];
-        let column = (self.kv_heads.start + index) * head_dim;
+        let head = self.kv_heads.start + index;
+        let mut k = [self.heads.k.data.as_ptr(); KEYS];
+        let mut v = [self.heads.v.data.as_ptr(); KEYS];
         for (i, position) in keys.clone().enumerate() {
-            let at = self.span.keys.start(position) + column;
-            k[i] = self.heads.k[at..][..head_dim].as_ptr();
-            v[i] = self.heads.v[at..][..head_dim].as_ptr();
+            let at = self.place_of_key(position, head) * head_dim;
+            k[i] = self.heads.k.data[at..][..head_dim].as_ptr();
+            v[i] = self.heads.v.data[at..][..head_dim].as_ptr();
         }
+        let k_scales = self.scales(self.heads.k, keys.clone(), head);
+        let v_scales = self.scales(self.heads.v, keys.clone(), head);
         if rows <= FEW_ROWS {
             self.prefetch(index, keys.clone());
         }
@@ -252,6 +279,9 @@ impl<E: Element, R: KeyRows> Task<'_, E, R> {
             score(simd, q, &k[..count], head_dim, weights);
         }
 
+        if let Some(scales) = &k_scales {
+            scale_rows(simd, &mut self.scratch.weights, scales);
+        }
         for row in 0..rows {
             let seen = self.visible(row).saturating_sub(keys.start).min(count);
             let weights = &mut self.scratch.weights[row * KEYS..][..KEYS];
@@ -267,6 +297,9 @@ impl<E: Element, R: KeyRows> Task<'_, E, R> {
             }
         }
 
+        if let Some(scales) = &v_scales {
+            scale_rows(simd, &mut self.scratch.weights, scales);
+        }
         let weights = &self.scratch.weights;
         let sums = &mut self.scratch.sums[index * rows * width..][..rows * width];
         if copy_values {
@@ -277,11 +310,28 @@ impl<E: Element, R: KeyRows> Task<'_, E, R> {
         }
     }
 
+    /// Among all heads of all rows, that of a position.
+    #[inline(always)]
+    fn place_of_key(&self, position: usize, head: usize) -> usize {
+        self.span.keys.row(position) * self.heads.shape.kv_heads + head
+    }
+
+    /// Scales of some keys or values of a head, if they have any; 0 where there are fewer.
+    #[inline(always)]
+    fn scales(&self, of: Stored<'_, E>, keys: Range<usize>, head: usize) -> Option<[f32; KEYS]> {
+        let all = of.scales?;
+        let mut scales = [0.; KEYS];
+        for (scale, position) in scales.iter_mut().zip(keys) {
+            *scale = all[self.place_of_key(position, head)];
+        }
+        Some(scales)
+    }
+
     /// Asks for what is read after a block: the next head of the same keys, or the first head of
     /// the next ones. Rows lie pages apart, too many at a time for the memory system to follow.
     #[inline(always)]
     fn prefetch(&self, index: usize, keys: Range<usize>) {
-        let head_dim = self.heads.head_dim;
+        let head_dim = self.heads.shape.head_dim;
         let (head, keys) = if index + 1 < self.kv_heads.len() {
             (self.kv_heads.start + index + 1, keys)
         } else {
@@ -289,19 +339,19 @@ impl<E: Element, R: KeyRows> Task<'_, E, R> {
             (self.kv_heads.start, keys.end..last.min(keys.end + KEYS))
         };
         for position in keys {
-            let at = self.span.keys.start(position) + head * head_dim;
-            prefetch(&self.heads.k[at..][..head_dim]);
-            prefetch(&self.heads.v[at..][..head_dim]);
+            let at = self.place_of_key(position, head) * head_dim;
+            prefetch(&self.heads.k.data[at..][..head_dim]);
+            prefetch(&self.heads.v.data[at..][..head_dim]);
         }
     }
 
     #[inline(always)]
     fn finish(&self, rows: usize, width: usize) {
-        let head_dim = self.heads.head_dim;
+        let head_dim = self.heads.shape.head_dim;
         for index in 0..self.kv_heads.len() {
             for row in 0..rows {
                 let (token, head) = self.place(index, row);
-                let start = (token * self.heads.heads + head) * head_dim;
+                let start = (token * self.heads.shape.heads + head) * head_dim;
                 // SAFETY: no two tasks share a token and a key head.
                 let out = unsafe { self.out.part(start, head_dim) };
                 let whole = 1. / self.scratch.softmax[index * rows + row].1;
@@ -374,6 +424,17 @@ fn score<S: Simd, E: Element>(
         };
         // SAFETY: `q` holds `rows` rows, and each key was made from a slice of `head_dim`.
         unsafe { dots(simd, q.as_ptr(), head_dim, rows, four, head_dim, emit) };
+    }
+}
+
+/// Multiplies every row of scores or weights by the scales of the keys or values they are for.
+#[inline(always)]
+fn scale_rows<S: Simd>(simd: S, rows: &mut [f32], scales: &[f32; KEYS]) {
+    for row in rows.chunks_exact_mut(KEYS) {
+        for at in (0..KEYS).step_by(S::LANES) {
+            let scaled = simd.mul(simd.read(&row[at..]), simd.read(&scales[at..]));
+            simd.write(&mut row[at..], scaled);
+        }
     }
 }
 

@@ -51,6 +51,15 @@ pub(crate) fn with_elements<R>(
     }
 }
 
+/// Lends the bytes of a contiguous u8 tensor.
+pub(crate) fn with_bytes<R>(tensor: &Tensor, f: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::U8(all)), Some((start, end))) => f(&all[start..end]),
+        _ => bail!("a CPU kernel needs contiguous codes of u8"),
+    }
+}
+
 /// The same for activations, which are f32.
 pub(crate) fn with_f32<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
     if tensor.dtype() != DType::F32 {

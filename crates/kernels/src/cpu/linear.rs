@@ -300,6 +300,7 @@ pub(crate) fn widen<S: Simd, E: Element>(simd: S, from: &[E], to: &mut [f32]) {
 mod tests {
     use half::{bf16, f16};
 
+    use super::super::simd::Rounded;
     use super::*;
     use crate::parity::Noise;
 
@@ -325,7 +326,7 @@ mod tests {
         out
     }
 
-    fn check<E: Element>() {
+    fn check<E: Rounded>() {
         // Odd sizes on purpose; the depths lie on both sides of a block.
         let cases = [
             (1, 1, 1),

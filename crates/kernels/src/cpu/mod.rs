@@ -1,6 +1,7 @@
 //! The CPU kernels. What is in this file brings tensors to them and their results back.
 
 mod attention;
+mod code;
 mod host;
 mod linear;
 mod math;
@@ -8,16 +9,20 @@ mod rowwise;
 mod shared;
 mod simd;
 mod tile;
+mod write;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use candle_core::{CpuStorage, D, Device, InplaceOp2, Layout, Result, Tensor, bail};
+use candle_core::{D, Device, Result, Tensor, bail};
 use rowwise::{Gelu, LayerNorm, QuickGelu, RmsNorm, Rope, RowOp, Softmax, SquaredRelu, SwiGlu};
 
+use crate::pages::Pages;
 use crate::ragged::{PAGE_TOKENS, Sequence};
-use attention::{Heads, KeyRows, Span};
-use host::{for_elements, with_elements, with_f32, with_parameters, with_rows};
+use attention::{Heads, KeyRows, Shape, Span, Stored};
+use code::Code;
+use host::{for_elements, with_bytes, with_elements, with_f32, with_parameters, with_rows};
 use simd::{Element, Level};
+pub(crate) use write::write_kv;
 
 /// See [`crate::Linear::forward`]; `x` is `[rows, in]`, the bias f32.
 pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -42,87 +47,26 @@ pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Resu
     Tensor::from_vec(out, (rows, columns), &Device::Cpu)
 }
 
-/// Rounds rows to the cache's dtype and writes them to their slots.
-struct WriteRows<'a> {
-    slots: &'a [u32],
-}
+/// Keys in the pages of a sequence.
+struct Paged<'a>(&'a Sequence);
 
-impl InplaceOp2 for WriteRows<'_> {
-    fn name(&self) -> &'static str {
-        "write-kv"
-    }
-
-    fn cpu_fwd(
-        &self,
-        cache: &mut CpuStorage,
-        cache_layout: &Layout,
-        new: &CpuStorage,
-        new_layout: &Layout,
-    ) -> Result<()> {
-        let Some((start, end)) = cache_layout.contiguous_offsets() else {
-            bail!("a cache must be contiguous to be written in place");
-        };
-        let width = new_layout.shape().elem_count() / self.slots.len().max(1);
-        let new = match host::Elements::contiguous(new, new_layout)? {
-            host::Elements::F32(new) => new,
-            host::Elements::F16(_) | host::Elements::Bf16(_) => {
-                bail!("on the CPU new keys and values are f32")
-            }
-        };
-        match cache {
-            CpuStorage::F32(all) => write_rows(new, self.slots, width, &mut all[start..end]),
-            CpuStorage::F16(all) => write_rows(new, self.slots, width, &mut all[start..end]),
-            CpuStorage::BF16(all) => write_rows(new, self.slots, width, &mut all[start..end]),
-            _ => bail!("a cache must be f32, f16 or bf16"),
-        }
-        Ok(())
-    }
-}
-
-fn write_rows<E: Element>(new: &[f32], slots: &[u32], width: usize, cache: &mut [E]) {
-    for (row, &slot) in slots.iter().enumerate() {
-        let from = &new[row * width..][..width];
-        let to = &mut cache[slot as usize * width..][..width];
-        for (to, &from) in to.iter_mut().zip(from) {
-            *to = E::from_f32(from);
-        }
-    }
-}
-
-/// See [`crate::write_kv`].
-pub(crate) fn write_kv(new: &Tensor, cache: &Tensor, slots: &[u32]) -> Result<()> {
-    if slots.is_empty() {
-        return Ok(());
-    }
-    cache.inplace_op2(&new.contiguous()?, &WriteRows { slots })
-}
-
-struct Pages<'a> {
-    sequence: &'a Sequence,
-    row_len: usize,
-}
-
-impl KeyRows for Pages<'_> {
-    fn start(&self, position: usize) -> usize {
-        let block = self.sequence.blocks[position / PAGE_TOKENS] as usize;
-        (block * PAGE_TOKENS + position % PAGE_TOKENS) * self.row_len
+impl KeyRows for Paged<'_> {
+    fn row(&self, position: usize) -> usize {
+        let block = self.0.blocks[position / PAGE_TOKENS] as usize;
+        block * PAGE_TOKENS + position % PAGE_TOKENS
     }
 }
 
 /// See [`crate::paged_attention()`].
 pub(crate) fn paged_attention(
     q: &Tensor,
-    k_cache: &Tensor,
-    v_cache: &Tensor,
+    k: Pages<'_>,
+    v: Pages<'_>,
     sequences: &[Sequence],
     scale: f32,
 ) -> Result<Tensor> {
     let (rows, heads, head_dim) = q.dims3()?;
-    let kv_heads = k_cache.dim(2)?;
-    if !k_cache.is_contiguous() || !v_cache.is_contiguous() {
-        bail!("a cache must be contiguous");
-    }
-    let spans: Vec<Span<Pages<'_>>> = sequences
+    let spans: Vec<Span<Paged<'_>>> = sequences
         .iter()
         .filter(|sequence| !sequence.rows.is_empty())
         .map(|sequence| Span {
@@ -130,39 +74,41 @@ pub(crate) fn paged_attention(
             rows: sequence.rows.len(),
             visible: sequence.visible(0),
             growth: 1,
-            keys: Pages {
-                sequence,
-                row_len: kv_heads * head_dim,
-            },
+            keys: Paged(sequence),
         })
         .collect();
+    let shape = Shape {
+        heads,
+        kv_heads: k.data.dim(2)?,
+        head_dim,
+        scale,
+    };
     let mut out = vec![0f32; rows * heads * head_dim];
-    with_rows(q, |q| {
-        with_elements(k_cache, |k| {
-            with_elements(v_cache, |v| {
-                for_pair(
-                    k,
-                    v,
-                    q,
-                    (heads, kv_heads, head_dim),
-                    scale,
-                    &spans,
-                    &mut out,
-                )
+    let call = Call {
+        shape,
+        spans: &spans,
+        out: &mut out,
+    };
+    with_rows(q, |q| match (k.scales, v.scales) {
+        (Some(k_scales), Some(v_scales)) => with_codes(k.data, k_scales, |k| {
+            with_codes(v.data, v_scales, |v| {
+                call.attend(q, k, v);
+                Ok(())
             })
-        })
+        }),
+        _ => call.attend_values(q, k.data, v.data),
     })?;
     Tensor::from_vec(out, (rows, heads, head_dim), &Device::Cpu)
 }
 
+/// Keys that lie one after the other.
 struct Dense {
     first: usize,
-    row_len: usize,
 }
 
 impl KeyRows for Dense {
-    fn start(&self, position: usize) -> usize {
-        (self.first + position) * self.row_len
+    fn row(&self, position: usize) -> usize {
+        self.first + position
     }
 }
 
@@ -178,66 +124,75 @@ pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Resul
             growth: 0,
             keys: Dense {
                 first: picture * keys,
-                row_len: kv_heads * head_dim,
             },
         })
         .collect();
+    let shape = Shape {
+        heads,
+        kv_heads,
+        head_dim,
+        scale,
+    };
     let mut out = vec![0f32; q.elem_count()];
-    let shape = (pictures * len, heads, head_dim);
-    with_rows(&q.reshape(shape)?, |q| {
-        with_elements(k, |k| {
-            with_elements(v, |v| {
-                for_pair(
-                    k,
-                    v,
-                    q,
-                    (heads, kv_heads, head_dim),
-                    scale,
-                    &spans,
-                    &mut out,
-                )
-            })
-        })
-    })?;
+    let call = Call {
+        shape,
+        spans: &spans,
+        out: &mut out,
+    };
+    let q = q.reshape((pictures * len, heads, head_dim))?;
+    with_rows(&q, |q| call.attend_values(q, k, v))?;
     Tensor::from_vec(out, (pictures, len, heads, head_dim), &Device::Cpu)
 }
 
-/// Enters the attention kernel for the dtype that keys and values share.
-fn for_pair<R: KeyRows>(
-    k: host::Elements<'_>,
-    v: host::Elements<'_>,
-    q: host::Rows<'_>,
-    (heads, kv_heads, head_dim): (usize, usize, usize),
-    scale: f32,
-    spans: &[Span<R>],
-    out: &mut [f32],
-) -> Result<()> {
-    macro_rules! attend {
-        ($k:expr, $v:expr) => {
-            attention::attend(
-                Level::get(),
-                Heads {
-                    q: q.data,
-                    q_stride: q.stride,
-                    k: $k,
-                    v: $v,
-                    heads,
-                    kv_heads,
-                    head_dim,
-                    scale,
-                },
-                spans,
-                out,
-            )
+/// An attention whose keys and values are still to come.
+struct Call<'a, R> {
+    shape: Shape,
+    spans: &'a [Span<R>],
+    out: &'a mut [f32],
+}
+
+impl<R: KeyRows> Call<'_, R> {
+    /// Enters the kernel for the dtype that keys and values share.
+    fn attend_values(self, q: host::Rows<'_>, k: &Tensor, v: &Tensor) -> Result<()> {
+        use host::Elements::{Bf16, F16, F32};
+        with_elements(k, |k| {
+            with_elements(v, |v| {
+                match (k, v) {
+                    (F32(k), F32(v)) => self.attend(q, k.into(), v.into()),
+                    (F16(k), F16(v)) => self.attend(q, k.into(), v.into()),
+                    (Bf16(k), Bf16(v)) => self.attend(q, k.into(), v.into()),
+                    _ => bail!("keys and values are of different dtypes"),
+                }
+                Ok(())
+            })
+        })
+    }
+
+    fn attend<E: Element>(self, q: host::Rows<'_>, k: Stored<'_, E>, v: Stored<'_, E>) {
+        let heads = Heads {
+            q,
+            k,
+            v,
+            shape: self.shape,
         };
+        attention::attend(Level::get(), heads, self.spans, self.out);
     }
-    match (k, v) {
-        (host::Elements::F32(k), host::Elements::F32(v)) => attend!(k, v),
-        (host::Elements::F16(k), host::Elements::F16(v)) => attend!(k, v),
-        (host::Elements::Bf16(k), host::Elements::Bf16(v)) => attend!(k, v),
-        _ => bail!("keys and values are of different dtypes"),
-    }
-    Ok(())
+}
+
+/// Lends codes and their scales.
+fn with_codes(
+    codes: &Tensor,
+    scales: &Tensor,
+    f: impl FnOnce(Stored<'_, Code>) -> Result<()>,
+) -> Result<()> {
+    with_bytes(codes, |codes| {
+        with_f32(scales, |scales| {
+            f(Stored {
+                data: Code::from_bytes(codes),
+                scales: Some(scales),
+            })
+        })
+    })
 }
 
 /// See [`crate::rms_norm`].

@@ -43,6 +43,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// `LANES` elements are readable at `from`.
     unsafe fn load_f16(self, from: *const f16) -> Self::V;
     /// # Safety
+    /// `LANES` elements are readable at `from`.
+    unsafe fn load_u8(self, from: *const u8) -> Self::V;
+    /// # Safety
     /// `LANES` elements are writable at `to`.
     unsafe fn store(self, to: *mut f32, v: Self::V);
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
@@ -117,7 +120,10 @@ pub(crate) trait Element: Copy + Default + Send + Sync + 'static {
     unsafe fn load<S: Simd>(simd: S, from: *const Self) -> S::V;
 
     fn to_f32(self) -> f32;
+}
 
+/// A number that an f32 may be rounded to by itself.
+pub(crate) trait Rounded: Element {
     /// Rounds to nearest, ties to even.
     fn from_f32(x: f32) -> Self;
 }
@@ -133,7 +139,9 @@ impl Element for f32 {
     fn to_f32(self) -> f32 {
         self
     }
+}
 
+impl Rounded for f32 {
     #[inline(always)]
     fn from_f32(x: f32) -> Self {
         x
@@ -151,7 +159,9 @@ impl Element for bf16 {
     fn to_f32(self) -> f32 {
         bf16::to_f32(self)
     }
+}
 
+impl Rounded for bf16 {
     #[inline(always)]
     fn from_f32(x: f32) -> Self {
         bf16::from_f32(x)
@@ -169,7 +179,9 @@ impl Element for f16 {
     fn to_f32(self) -> f32 {
         f16::to_f32(self)
     }
+}
 
+impl Rounded for f16 {
     #[inline(always)]
     fn from_f32(x: f32) -> Self {
         f16::from_f32(x)
@@ -278,6 +290,12 @@ impl Simd for Portable {
     unsafe fn load_f16(self, from: *const f16) -> Self::V {
         // SAFETY: as for f32.
         unsafe { from.cast::<[f16; PORTABLE_LANES]>().read() }.map(f16::to_f32)
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(self, from: *const u8) -> Self::V {
+        // SAFETY: as for f32.
+        unsafe { from.cast::<[u8; PORTABLE_LANES]>().read() }.map(f32::from)
     }
 
     #[inline(always)]

@@ -94,6 +94,7 @@ impl Simd for Avx512 {
             _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()))
         ));
         load_f16(from: f16) = _mm512_cvtph_ps(_mm256_loadu_si256(from.cast()));
+        load_u8(from: u8) = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast())));
     }
 
     #[inline(always)]
@@ -161,6 +162,7 @@ impl Simd for Avx2 {
             _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()))
         ));
         load_f16(from: f16) = _mm256_cvtph_ps(_mm_loadu_si128(from.cast()));
+        load_u8(from: u8) = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast())));
     }
 
     #[inline(always)]

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use candle_core::Tensor;
 use serde::Deserialize;
-use vlmd_backend::Prepared;
+use vlmd_backend::{KvDtype, Prepared};
 use vlmd_models::kosmos2::Kosmos2Processor;
 use vlmd_models::mllama::MllamaProcessor;
 use vlmd_models::{LoadOptions, ModelFiles, load};
@@ -72,7 +72,7 @@ fn outcomes(directory: &Path, golden: &Golden) -> (Vec<u32>, Vec<Outcome>) {
         let images: Vec<_> = prompt.images.iter().collect();
         let features = loaded.model.encode(&images).unwrap();
         let length = prompt.tokens.len();
-        let mut runner = Runner::new(&*loaded.model, [length].into_iter());
+        let mut runner = Runner::new(&*loaded.model, KvDtype::F32, [length].into_iter());
         let sequence = Sequence::new(&prompt, &features, MaxLen::Fixed(length));
         let logits = runner.finish(&mut [sequence], usize::MAX).remove(0);
         Outcome {

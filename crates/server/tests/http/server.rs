@@ -3,13 +3,13 @@
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use candle_core::DType;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use vlmd_backend::KvDtype;
 use vlmd_engine::{Engine, EngineConfig, Sampling, Stats};
 use vlmd_media::{MediaConfig, MediaGate};
 use vlmd_server::{ModelSlot, ServeError, ServedModel, ServerConfig, serve};
@@ -159,7 +159,7 @@ pub(crate) async fn load(setup: Setup) -> (ServerConfig, ServedModel) {
     let engine_config = EngineConfig {
         max_num_seqs: setup.max_num_seqs,
         max_queue: setup.max_queue,
-        ..EngineConfig::new(blocks, DType::F32, setup.max_model_len)
+        ..EngineConfig::new(blocks, KvDtype::F32, setup.max_model_len)
     };
     let model = Box::new(ScriptedModel::new(setup.pace));
     let engine = tokio::task::spawn_blocking(move || Engine::start(model, engine_config))

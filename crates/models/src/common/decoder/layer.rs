@@ -1,8 +1,8 @@
 //! One layer: attention, then the MLP, each behind a norm and beside a residual.
 
 use candle_core::{Result, Tensor};
-use vlmd_backend::LayerCache;
-use vlmd_kernels::{Linear, paged_attention, rope, write_kv};
+use vlmd_backend::{KvPages, LayerCache};
+use vlmd_kernels::{Linear, Pages, paged_attention, rope, write_kv};
 
 use super::Pass;
 use super::mlp::Mlp;
@@ -57,13 +57,22 @@ impl Attention {
         let query = rotated(heads(0, self.heads)?)?;
         let key = rotated(heads(queries, self.kv_heads)?)?;
         let value = heads(queries + keys, self.kv_heads)?;
-        write_kv(&key, &value, &cache.k, &cache.v, &pass.ragged)?;
+        let (keys, values) = (pages(&cache.k), pages(&cache.v));
+        write_kv(&key, &value, keys, values, &pass.ragged)?;
         let scale = (self.head_dim as f32).sqrt().recip();
-        let attended = paged_attention(&query, &cache.k, &cache.v, &pass.ragged, scale)?
-            .reshape((rows, queries))?;
+        let attended =
+            paged_attention(&query, keys, values, &pass.ragged, scale)?.reshape((rows, queries))?;
         match &self.inner_norm {
             Some(norm) => self.output.forward(&norm.forward(&attended)?),
             None => self.output.forward(&attended),
         }
+    }
+}
+
+/// A part of the engine's cache as the kernels take it.
+fn pages(cached: &KvPages) -> Pages<'_> {
+    Pages {
+        data: &cached.data,
+        scales: cached.scales.as_ref(),
     }
 }

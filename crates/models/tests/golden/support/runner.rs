@@ -1,7 +1,9 @@
 //! A minimal engine: sequences over scattered pages, any number of them in a step.
 
-use candle_core::{DType, Tensor};
-use vlmd_backend::{BLOCK_TOKENS, CrossImage, CrossRows, KvCache, Model, Prepared, Splice, Step};
+use candle_core::Tensor;
+use vlmd_backend::{
+    BLOCK_TOKENS, CrossImage, CrossRows, KvCache, KvDtype, Model, Prepared, Splice, Step,
+};
 
 /// What a sequence tells the model of the longest that it may grow to.
 #[derive(Debug, Clone, Copy)]
@@ -60,8 +62,12 @@ pub(crate) struct Runner<'a> {
 }
 
 impl<'a> Runner<'a> {
-    /// Room for sequences of these lengths. Pages are handed out in no order.
-    pub(crate) fn new(model: &'a dyn Model, lengths: impl Iterator<Item = usize>) -> Self {
+    /// Room for sequences of these lengths, kept as `dtype`. Pages are handed out in no order.
+    pub(crate) fn new(
+        model: &'a dyn Model,
+        dtype: KvDtype,
+        lengths: impl Iterator<Item = usize>,
+    ) -> Self {
         let blocks: usize = lengths.map(|length| length.div_ceil(BLOCK_TOKENS)).sum();
         // A step that has no common divisor with the number of blocks visits each once.
         let stride = (blocks / 2..)
@@ -70,7 +76,7 @@ impl<'a> Runner<'a> {
         let free = (0..blocks).map(|i| (i * stride % blocks) as u32).collect();
         let device = model.device();
         Self {
-            cache: KvCache::new(model.spec(), blocks, DType::F32, device).unwrap(),
+            cache: KvCache::new(model.spec(), blocks, dtype, device).unwrap(),
             model,
             free,
         }

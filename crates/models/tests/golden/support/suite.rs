@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use candle_core::{D, DType, Tensor};
-use vlmd_backend::{ImageInput, Model, Prepared};
+use vlmd_backend::{ImageInput, KvDtype, Model, Prepared};
 use vlmd_models::{Chat, LoadOptions, Message, Part, Processor, load};
 
 use super::runner::{MaxLen, Runner, Sequence};
@@ -206,7 +206,11 @@ impl Suite {
         let fixed = |run: &&Run<'_>| matches!(run.max_len, MaxLen::Fixed(_));
         let runs: Vec<&Run<'_>> = runs.iter().filter(fixed).collect();
         for step in [1, NEW_TOKENS - 1] {
-            let mut runner = Runner::new(&*self.model, runs.iter().map(|run| run.length()));
+            let mut runner = Runner::new(
+                &*self.model,
+                KvDtype::F32,
+                runs.iter().map(|run| run.length()),
+            );
             let fresh = |run: &&Run<'_>| {
                 let mut sequence = run.sequence();
                 sequence.push(&run.generated[..step]);
@@ -290,7 +294,7 @@ impl Run<'_> {
 /// Prefills in chunks, then decodes; every step of every run is held against the reference.
 /// The reference's tokens are fed, so that a tie which falls the other way spoils nothing.
 fn check_batch(model: &dyn Model, runs: &[&Run<'_>], chunk: usize) -> Vec<f32> {
-    let mut runner = Runner::new(model, runs.iter().map(|run| run.length()));
+    let mut runner = Runner::new(model, KvDtype::F32, runs.iter().map(|run| run.length()));
     let mut sequences: Vec<Sequence> = runs.iter().map(|run| run.sequence()).collect();
     let mut worst = vec![0f32; runs.len()];
     for step in 0..NEW_TOKENS {
