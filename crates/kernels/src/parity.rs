@@ -1,5 +1,7 @@
 //! The CPU kernels held against the portable route, on the same tensors.
 
+mod int8;
+
 use candle_core::{DType, Device, Result, Tensor};
 
 use crate::pages::Pages;
@@ -157,6 +159,23 @@ impl Cache {
             data: &self.data,
             scales: self.scales.as_ref(),
         }
+    }
+
+    /// The numbers that are read, as a tensor.
+    fn as_numbers(&self) -> Tensor {
+        let data = self.data.to_dtype(DType::F32).unwrap();
+        let Some(scales) = &self.scales else {
+            return data;
+        };
+        let numbers = data.affine(1., -128.).unwrap();
+        numbers
+            .broadcast_mul(&scales.unsqueeze(3).unwrap())
+            .unwrap()
+    }
+
+    /// The numbers that are read, flat.
+    fn read(&self) -> Vec<f32> {
+        values(&self.as_numbers())
     }
 
     /// Everything in it, comparable where it is NaN.

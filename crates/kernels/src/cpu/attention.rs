@@ -480,3 +480,6 @@ fn collect<S: Simd, E: Element>(
     // is `head_dim`, or it was copied to such rows.
     unsafe { axpys(simd, weights, KEYS, rows, values, width, sums, width) };
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,7 +54,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, in one rounding where the CPU can.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `if a < b { a } else { b }`: the second where either is NaN.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `if a > b { a } else { b }`: the second where either is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// To the nearest integer, ties to even.
     fn round(self, v: Self::V) -> Self::V;

@@ -2,9 +2,9 @@
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-use candle_core::DType;
 use futures::StreamExt;
 use futures::executor::block_on;
+use vlmd_backend::KvDtype;
 use vlmd_engine::{Engine, EngineConfig, Event, GenerateRequest, Limits, Sampling};
 use vlmd_models::kosmos2::Kosmos2Processor;
 use vlmd_models::{LoadOptions, ModelFiles, load};
@@ -52,6 +52,13 @@ fn logits_and_tokens_are_the_references() {
 }
 
 #[test]
+fn caches_of_fewer_bits_stay_close() {
+    for suite in suites().iter() {
+        suite.check_kv_dtypes(&suite.runs(""));
+    }
+}
+
+#[test]
 fn pictures_encoded_together_equal_pictures_encoded_alone() {
     for suite in suites().iter() {
         suite.check_encoded_together();
@@ -79,7 +86,7 @@ fn answers_that_repeat_no_three_tokens_are_the_references() {
     for suite in suites().iter() {
         let files = ModelFiles::Directory(suite.golden.directory.clone());
         let model = load(&files, &LoadOptions::default()).unwrap().model;
-        let engine = Engine::start(model, EngineConfig::new(64, DType::F32, 512)).unwrap();
+        let engine = Engine::start(model, EngineConfig::new(64, KvDtype::F32, 512)).unwrap();
         assert_eq!(suite.processor.no_repeat_ngram_size(), 3);
         for (case, (prompt, _)) in suite.golden.cases.iter().zip(&suite.prompts) {
             let request = GenerateRequest {

@@ -45,6 +45,13 @@ fn logits_and_tokens_are_the_references() {
 }
 
 #[test]
+fn caches_of_fewer_bits_stay_close() {
+    for suite in suites().iter() {
+        suite.check_kv_dtypes(&suite.runs(""));
+    }
+}
+
+#[test]
 fn pictures_encoded_together_equal_pictures_encoded_alone() {
     for suite in suites().iter() {
         suite.check_encoded_together();

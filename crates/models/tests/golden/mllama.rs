@@ -108,6 +108,13 @@ fn logits_and_tokens_are_the_references() {
 }
 
 #[test]
+fn caches_of_fewer_bits_stay_close() {
+    for (suite, suffix) in suites().iter() {
+        suite.check_kv_dtypes(&suite.runs(suffix));
+    }
+}
+
+#[test]
 fn pictures_encoded_together_equal_pictures_encoded_alone() {
     for (suite, _) in suites().iter() {
         suite.check_encoded_together();

@@ -86,6 +86,13 @@ fn logits_and_tokens_are_the_references() {
 }
 
 #[test]
+fn caches_of_fewer_bits_stay_close() {
+    for (suite, original_context) in suites().iter() {
+        suite.check_kv_dtypes(&runs(suite, *original_context));
+    }
+}
+
+#[test]
 fn pictures_encoded_together_equal_pictures_encoded_alone() {
     for (suite, _) in suites().iter() {
         suite.check_encoded_together();

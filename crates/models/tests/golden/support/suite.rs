@@ -264,12 +264,12 @@ pub(crate) struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn sequence(&self) -> Sequence {
+    pub(crate) fn sequence(&self) -> Sequence {
         Sequence::new(self.prompt, self.features, self.max_len)
     }
 
     /// Tokens that a cache must hold for it.
-    fn length(&self) -> usize {
+    pub(crate) fn length(&self) -> usize {
         self.prompt.tokens.len() + NEW_TOKENS
     }
 
@@ -401,7 +401,7 @@ fn logit_error(found: &[f32], expected: &[f32]) -> f32 {
         .fold(0.0, f32::max)
 }
 
-fn argmax(logits: &[f32]) -> u32 {
+pub(crate) fn argmax(logits: &[f32]) -> u32 {
     let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
     best.unwrap().0 as u32
 }
