@@ -7,8 +7,8 @@
 use candle_core::{D, DType, Device, Result, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use vlmd_kernels::{
-    Linear, PAGE_TOKENS, Ragged, RaggedLayout, attention, gelu, layer_norm, paged_attention,
-    quick_gelu, rms_norm, softmax, swiglu,
+    Linear, PAGE_TOKENS, Pages, Ragged, RaggedLayout, attention, gelu, layer_norm, paged_attention,
+    quick_gelu, rms_norm, softmax, swiglu, write_kv,
 };
 
 const WIDTH: usize = 3072;
@@ -91,23 +91,38 @@ fn paged(criterion: &mut Criterion) -> Result<()> {
     let device = &Device::Cpu;
     let table: Vec<u32> = (0..BLOCKS as u32).rev().collect();
     let blocks = Tensor::new(table.as_slice(), device)?;
-    for dtype in DTYPES {
-        let shape = [BLOCKS, PAGE_TOKENS, HEADS, HEAD_DIM];
-        let (k, v) = (random(&shape, dtype)?, random(&shape, dtype)?);
-        let mut group = criterion.benchmark_group(format!("paged_attention/{}", dtype.as_str()));
+    let ragged = |rows: usize| {
+        let slots: Vec<u32> = (0..rows as u32).collect();
+        let layout = RaggedLayout {
+            cu_q: &[0, rows as u32],
+            kv_len: &[TOKENS as u32],
+            kv_slots: &slots,
+            block_table: &table,
+            max_blocks: BLOCKS,
+        };
+        Ragged::new(layout, device)
+    };
+    let new = random(&[TOKENS, HEADS, HEAD_DIM], DType::F32)?;
+    for dtype in [DType::F32, DType::F16, DType::BF16, DType::U8] {
+        let zeros = || Tensor::zeros((BLOCKS, PAGE_TOKENS, HEADS, HEAD_DIM), dtype, device);
+        let (k, v) = (zeros()?, zeros()?);
+        let coded = dtype == DType::U8;
+        let name = if coded { "int8" } else { dtype.as_str() };
+        let scales = Tensor::zeros((BLOCKS, PAGE_TOKENS, HEADS), DType::F32, device)?;
+        // Keys and values may share scales: they are the same numbers here.
+        let scales = coded.then_some(&scales);
+        let (k_pages, v_pages) = (Pages { data: &k, scales }, Pages { data: &v, scales });
+        let whole = ragged(TOKENS)?;
+        write_kv(&new, &new, k_pages, v_pages, &whole)?;
+        let mut group = criterion.benchmark_group(format!("write_kv/{name}"));
+        group.bench_function("prefill", |bench| {
+            bench.iter(|| write_kv(&new, &new, k_pages, v_pages, &whole));
+        });
+        group.finish();
+        let mut group = criterion.benchmark_group(format!("paged_attention/{name}"));
         group.sample_size(10);
         for (name, rows) in [("decode", 1), ("prefill", TOKENS)] {
-            let slots = vec![0; rows];
-            let ragged = Ragged::new(
-                RaggedLayout {
-                    cu_q: &[0, rows as u32],
-                    kv_len: &[TOKENS as u32],
-                    kv_slots: &slots,
-                    block_table: &table,
-                    max_blocks: BLOCKS,
-                },
-                device,
-            )?;
+            let ragged = ragged(rows)?;
             let q = random(&[rows, HEADS, HEAD_DIM], DType::F32)?;
             let hidden = (0..rows * TOKENS).map(|at| {
                 let seen = at % TOKENS <= TOKENS - rows + at / TOKENS;
@@ -115,8 +130,11 @@ fn paged(criterion: &mut Criterion) -> Result<()> {
             });
             let mask = Tensor::from_iter(hidden, device)?.reshape((1, rows, TOKENS))?;
             group.bench_function(BenchmarkId::new("vlmd", name), |bench| {
-                bench.iter(|| paged_attention(&q, (&k).into(), (&v).into(), &ragged, 0.1));
+                bench.iter(|| paged_attention(&q, k_pages, v_pages, &ragged, 0.1));
             });
+            if coded {
+                continue;
+            }
             group.bench_function(BenchmarkId::new("candle", name), |bench| {
                 bench.iter(|| gathered(&q, &k, &v, &blocks, &mask));
             });

@@ -8,6 +8,18 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use crate::{BLOCK_TOKENS, ModelSpec};
 
 /// How cached keys and values are stored.
+///
+/// What each costs in accuracy, over the golden prompts of all architectures with 16 tokens of
+/// answer each (`crates/models/tests/golden` holds it within three times that): the largest
+/// difference of a logit to that with f32, over the largest size among the row's logits; and how
+/// many of the 225 greedy answers are the same to the last token. These models have random
+/// weights, whose best logits lead by little.
+///
+/// | | largest difference | same answers |
+/// |---|---|---|
+/// | f16 | 0.1 % | 225 |
+/// | bf16 | 1.0 % | 214 |
+/// | int8 | 2.5 % | 200 |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KvDtype {
     /// 32 bits, exact where activations are f32.

@@ -24,7 +24,7 @@ impl FromStr for KvChoice {
         text.parse().map(Self::Of).map_err(|_| {
             // vLLM's names, which people bring along.
             let hint = if text.starts_with("fp8") {
-                "; 8 bits are int8 here, floats of 8 bits there are none"
+                "; there are no floats of 8 bits, int8 takes as little"
             } else {
                 ""
             };
@@ -71,8 +71,8 @@ mod tests {
     fn other_names_are_refused_with_those_that_there_are() {
         let all = "expected auto, f32, f16, bf16 or int8";
         for (name, hint) in [
-            ("fp8", "; 8 bits are int8 here"),
-            ("fp8_e4m3", "; 8 bits are int8 here"),
+            ("fp8", "; there are no floats of 8 bits, int8 takes as little"),
+            ("fp8_e4m3", "; there are no floats of 8 bits, int8 takes as little"),
             ("int4", "\n"),
             ("INT8", "\n"),
             ("", "\n"),

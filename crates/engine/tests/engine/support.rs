@@ -161,8 +161,8 @@ impl Model for Fake {
         let alive = self.control.enter();
         let violations = violations(step);
         self.control.state().violations.extend(violations);
-        let mut keys = Pages::load(&cache.layers[0].k)?;
-        let mut values = Pages::load(&cache.layers[0].v)?;
+        let mut keys = Pages::load(&cache.layers[0].k.data)?;
+        let mut values = Pages::load(&cache.layers[0].v.data)?;
 
         let told = |token| step.tokens.contains(&token);
         if !alive || told(PANICS) || told(FAILS) {
@@ -172,7 +172,7 @@ impl Model for Fake {
                     *keys.at(step, row, position) = [f32::MAX; 4];
                 }
             }
-            keys.store(&cache.layers[0].k)?;
+            keys.store(&cache.layers[0].k.data)?;
             assert!(!told(PANICS), "a step that panics");
             bail!("a step that fails");
         }
@@ -188,8 +188,8 @@ impl Model for Fake {
             keys.0[slot] = embedding;
             values.0[slot] = [step.positions[token] as f32, 0.0, 0.0, 0.0];
         }
-        keys.store(&cache.layers[0].k)?;
-        values.store(&cache.layers[0].v)?;
+        keys.store(&cache.layers[0].k.data)?;
+        values.store(&cache.layers[0].v.data)?;
 
         let mut logits = Vec::new();
         for &wanted in &step.logit_rows {
