@@ -71,8 +71,14 @@ mod tests {
     fn other_names_are_refused_with_those_that_there_are() {
         let all = "expected auto, f32, f16, bf16 or int8";
         for (name, hint) in [
-            ("fp8", "; there are no floats of 8 bits, int8 takes as little"),
-            ("fp8_e4m3", "; there are no floats of 8 bits, int8 takes as little"),
+            (
+                "fp8",
+                "; there are no floats of 8 bits, int8 takes as little",
+            ),
+            (
+                "fp8_e4m3",
+                "; there are no floats of 8 bits, int8 takes as little",
+            ),
             ("int4", "\n"),
             ("INT8", "\n"),
             ("", "\n"),
