@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
-use vlmd_backend::Prepared;
+use vlmd_backend::{ImageInput, Prepared};
 use vlmd_media::Picture;
 use vlmd_text::Tokenizer;
 
@@ -61,6 +61,30 @@ pub enum PrepareError {
     Tensor(#[from] candle_core::Error),
 }
 
+/// Why a picture cannot be made into what the model takes.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// This architecture cannot take it: what is wrong with it, with the bound and the value. The
+    /// client's to mend.
+    #[error("{0}")]
+    Refused(String),
+    /// Tensor arithmetic failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl ImageError {
+    /// The same of the picture at `index` of a request.
+    #[must_use]
+    pub fn at(self, index: usize) -> PrepareError {
+        match self {
+            Self::Refused(reason) => PrepareError::Image { index, reason },
+            Self::Tensor(error) => PrepareError::Tensor(error),
+        }
+    }
+}
+
 /// An answer that points at what it names.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Grounded {
@@ -84,14 +108,37 @@ pub struct Entity {
 
 /// Turns conversations into prompts; one per architecture.
 ///
-/// A pure function of its input, cheap to share between threads, and not cheap to call: run it
-/// off the async workers.
+/// Pure functions of their input, cheap to share between threads, and not cheap to call: run them
+/// off the async workers. Pictures and prompt are made apart, so that whoever has met a picture
+/// before may keep what [`Self::image`] gave.
 pub trait Processor: Send + Sync {
-    /// Renders, tokenises and places `pictures` in the conversation.
+    /// What the model takes of a picture: it is resampled, cut and normalised. The same for equal
+    /// pictures, whatever conversation they are shown in.
+    ///
+    /// # Errors
+    /// See [`ImageError`].
+    fn image(&self, picture: &Picture) -> Result<ImageInput, ImageError>;
+
+    /// Renders, tokenises and places the pictures of the conversation, of which `images` are what
+    /// [`Self::image`] gave for each.
     ///
     /// # Errors
     /// See [`PrepareError`].
-    fn prepare(&self, chat: &Chat, pictures: &[Picture]) -> Result<Prepared, PrepareError>;
+    fn compose(&self, chat: &Chat, images: &[ImageInput]) -> Result<Prepared, PrepareError>;
+
+    /// Both, one after the other.
+    ///
+    /// # Errors
+    /// See [`PrepareError`].
+    fn prepare(&self, chat: &Chat, pictures: &[Picture]) -> Result<Prepared, PrepareError> {
+        let image = |(index, picture)| self.image(picture).map_err(|e: ImageError| e.at(index));
+        let images: Vec<_> = pictures
+            .iter()
+            .enumerate()
+            .map(image)
+            .collect::<Result<_, _>>()?;
+        self.compose(chat, &images)
+    }
 
     /// The prompt's text as the template renders it, before tokenising.
     ///

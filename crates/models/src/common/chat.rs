@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 use vlmd_backend::ImageInput;
-use vlmd_media::Picture;
 use vlmd_text::Tokenizer;
 
 use crate::{Chat, Message, Part, PrepareError};
@@ -18,48 +17,41 @@ pub(crate) fn places(chat: &Chat) -> Vec<usize> {
 }
 
 /// The pictures that a conversation shows.
-pub(crate) struct Shown<'a> {
+pub(crate) struct Shown {
     /// Each once, in the order in which they are first shown.
-    pub(crate) pictures: Vec<&'a Picture>,
+    pub(crate) images: Vec<ImageInput>,
     /// For every place where one is shown, which of them, from 0.
     pub(crate) places: Vec<usize>,
 }
 
-impl<'a> Shown<'a> {
-    /// Of the `pictures` of the request.
+impl Shown {
+    /// Of the `images` of the request.
     ///
     /// # Errors
     /// When a message shows a picture that is not there, or a picture is never shown.
-    pub(crate) fn of(chat: &Chat, pictures: &'a [Picture]) -> Result<Self, PrepareError> {
+    pub(crate) fn of(chat: &Chat, images: &[ImageInput]) -> Result<Self, PrepareError> {
         let order = order(chat);
-        let picture = |&index: &usize| {
-            pictures.get(index).ok_or_else(|| PrepareError::Image {
+        let image = |&index: &usize| {
+            let image = images.get(index).cloned();
+            image.ok_or_else(|| PrepareError::Image {
                 index,
                 reason: format!(
                     "a message shows it, but the request has {} picture(s)",
-                    pictures.len()
+                    images.len()
                 ),
             })
         };
-        let found = order.iter().map(picture).collect::<Result<_, _>>()?;
-        if let Some(index) = (0..pictures.len()).find(|index| !order.contains(index)) {
+        let found = order.iter().map(image).collect::<Result<_, _>>()?;
+        if let Some(index) = (0..images.len()).find(|index| !order.contains(index)) {
             return Err(PrepareError::Image {
                 index,
                 reason: "no message shows it".to_owned(),
             });
         }
         Ok(Self {
-            pictures: found,
+            images: found,
             places: numbers(chat),
         })
-    }
-
-    /// Makes what the model takes of each picture.
-    pub(crate) fn images(
-        &self,
-        image: impl Fn(&Picture) -> Result<ImageInput, PrepareError>,
-    ) -> Result<Vec<ImageInput>, PrepareError> {
-        self.pictures.iter().map(|picture| image(picture)).collect()
     }
 }
 

@@ -8,7 +8,7 @@ use vlmd_media::resample::{Filter, Window, pil, pil_on_square, pil_window};
 use super::fields::PREPROCESSOR;
 use super::levels::{COLOURS, Levels, Normalisation};
 use super::preprocessor::{BICUBIC, BILINEAR, Settings, Size};
-use crate::{LoadError, ModelFiles, PrepareError};
+use crate::{ImageError, LoadError, ModelFiles};
 
 /// Scales, keeps the middle, and normalises.
 #[derive(Debug, Clone)]
@@ -72,9 +72,12 @@ impl ClipImage {
     }
 
     /// The middle of a picture, `[1, 3, side, side]`; all of it where its ratio is not kept.
-    pub(crate) fn middle(&self, picture: &Picture) -> candle_core::Result<Tensor> {
+    ///
+    /// # Errors
+    /// For a picture that is too long to be scaled.
+    pub(crate) fn middle(&self, picture: &Picture) -> Result<Tensor, ImageError> {
         if !self.keeps_ratio {
-            return self.squeezed(picture);
+            return Ok(self.squeezed(picture)?);
         }
         let (width, height) = (picture.width() as usize, picture.height() as usize);
         let side = self.side;
@@ -98,8 +101,10 @@ impl ClipImage {
             pil_window(picture, size, window, self.filter)
         };
         match middle {
-            Some(middle) => self.levels.tensor(&middle),
-            None => candle_core::bail!("a picture of {width} x {height} pixels is too long"),
+            Some(middle) => Ok(self.levels.tensor(&middle)?),
+            None => Err(ImageError::Refused(format!(
+                "a picture of {width} x {height} pixels is too long"
+            ))),
         }
     }
 
@@ -128,7 +133,7 @@ pub(crate) fn input(
     picture: &Picture,
     pixels: Tensor,
     features: usize,
-) -> Result<ImageInput, PrepareError> {
+) -> Result<ImageInput, ImageError> {
     let size = (picture.height() as usize, picture.width() as usize);
     Ok(ImageInput::new(pixels, size, features)?)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
-use vlmd_backend::{ImageSpan, Prepared};
+use vlmd_backend::{ImageInput, ImageSpan, Prepared};
 use vlmd_media::Picture;
 use vlmd_text::Tokenizer;
 
@@ -16,7 +16,9 @@ use crate::common::fields::CONFIG;
 use crate::common::language::Language;
 use crate::common::text;
 use crate::load::Source;
-use crate::{Chat, Grounded, LoadError, LoadOptions, ModelFiles, PrepareError, Processor};
+use crate::{
+    Chat, Grounded, ImageError, LoadError, LoadOptions, ModelFiles, PrepareError, Processor,
+};
 
 const BEGIN: &str = "<s>";
 const UNKNOWN: &str = "<unk>";
@@ -115,9 +117,15 @@ impl Kosmos2Processor {
     ) -> Result<Prepared, PrepareError> {
         let shown: Vec<usize> = (0..pictures.len()).collect();
         check_number(&shown)?;
-        let prompt = self.prompt(text, !pictures.is_empty());
+        let image = pictures.first().map(|picture| self.image(picture));
+        self.place(text, image.transpose().map_err(|error| error.at(0))?)
+    }
+
+    /// The same with a picture that the model may take already.
+    fn place(&self, text: &str, image: Option<ImageInput>) -> Result<Prepared, PrepareError> {
+        let prompt = self.prompt(text, image.is_some());
         let mut tokens = self.language.encode(&prompt, false)?;
-        let Some(picture) = pictures.first() else {
+        let Some(image) = image else {
             return Ok(Prepared {
                 tokens,
                 ..Prepared::default()
@@ -128,11 +136,7 @@ impl Kosmos2Processor {
         tokens.splice(place.start..place.start, self.fillers.iter().copied());
         Ok(Prepared {
             tokens,
-            images: vec![clip_image::input(
-                picture,
-                self.clip_image.middle(picture)?,
-                self.fillers.len(),
-            )?],
+            images: vec![image],
             spans: vec![ImageSpan {
                 image: 0,
                 tokens: place,
@@ -197,10 +201,15 @@ fn check_number(shown: &[usize]) -> Result<(), PrepareError> {
 }
 
 impl Processor for Kosmos2Processor {
-    fn prepare(&self, chat: &Chat, pictures: &[Picture]) -> Result<Prepared, PrepareError> {
+    fn image(&self, picture: &Picture) -> Result<ImageInput, ImageError> {
+        let pixels = self.clip_image.middle(picture)?;
+        clip_image::input(picture, pixels, self.fillers.len())
+    }
+
+    fn compose(&self, chat: &Chat, images: &[ImageInput]) -> Result<Prepared, PrepareError> {
         check_number(&chat::places(chat))?;
-        Shown::of(chat, pictures)?;
-        self.prepare_prompt(&prompt::text(chat)?, pictures)
+        let shown = Shown::of(chat, images)?;
+        self.place(&prompt::text(chat)?, shown.images.into_iter().next())
     }
 
     fn render(&self, chat: &Chat) -> Result<String, PrepareError> {

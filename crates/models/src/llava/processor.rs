@@ -18,7 +18,7 @@ use crate::common::clip_image::{self, ClipImage};
 use crate::common::language::Language;
 use crate::common::placeholder;
 use crate::common::text::{self, TokenIds};
-use crate::{Chat, LoadError, ModelFiles, PrepareError, Processor};
+use crate::{Chat, ImageError, LoadError, ModelFiles, PrepareError, Processor};
 
 /// How pictures become views.
 #[derive(Debug, Clone)]
@@ -82,7 +82,15 @@ impl LlavaProcessor {
         })
     }
 
-    fn image(&self, picture: &Picture) -> Result<ImageInput, PrepareError> {
+    /// The prompt with what users wrote still shielded.
+    fn render_shielded(&self, chat: &Chat) -> Result<String, PrepareError> {
+        let messages = chat::messages(chat, &self.language.tokenizer, false);
+        self.language.render(chat, messages)
+    }
+}
+
+impl Processor for LlavaProcessor {
+    fn image(&self, picture: &Picture) -> Result<ImageInput, ImageError> {
         let (pixels, features) = match &self.views {
             Views::Middle => (self.clip_image.middle(picture)?, self.view_features),
             Views::Anyres(pinpoints) => {
@@ -102,20 +110,10 @@ impl LlavaProcessor {
         clip_image::input(picture, pixels, features)
     }
 
-    /// The prompt with what users wrote still shielded.
-    fn render_shielded(&self, chat: &Chat) -> Result<String, PrepareError> {
-        let messages = chat::messages(chat, &self.language.tokenizer, false);
-        self.language.render(chat, messages)
-    }
-}
-
-impl Processor for LlavaProcessor {
-    fn prepare(&self, chat: &Chat, pictures: &[Picture]) -> Result<Prepared, PrepareError> {
-        let shown = Shown::of(chat, pictures)?;
-        let prompt = self.render_shielded(chat)?;
-        let images = shown.images(|picture| self.image(picture))?;
-        let tokens = self.language.encode(&prompt, true)?;
-        placeholder::expand(&tokens, self.image_token, &shown.places, images)
+    fn compose(&self, chat: &Chat, images: &[ImageInput]) -> Result<Prepared, PrepareError> {
+        let shown = Shown::of(chat, images)?;
+        let tokens = self.language.encode(&self.render_shielded(chat)?, true)?;
+        placeholder::expand(&tokens, self.image_token, &shown.places, shown.images)
     }
 
     fn render(&self, chat: &Chat) -> Result<String, PrepareError> {

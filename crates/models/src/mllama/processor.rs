@@ -16,7 +16,7 @@ use crate::common::language::Language;
 use crate::common::levels::COLOURS;
 use crate::common::{placeholder, text};
 use crate::load::Source;
-use crate::{Chat, LoadError, LoadOptions, ModelFiles, PrepareError, Processor};
+use crate::{Chat, ImageError, LoadError, LoadOptions, ModelFiles, PrepareError, Processor};
 
 /// Stands for a picture in a prompt.
 const IMAGE: &str = "<|image|>";
@@ -100,7 +100,8 @@ impl MllamaProcessor {
     ) -> Result<Prepared, PrepareError> {
         let images = pictures
             .iter()
-            .map(|picture| self.image(picture))
+            .enumerate()
+            .map(|(index, picture)| self.image(picture).map_err(|error| error.at(index)))
             .collect::<Result<Vec<_>, _>>()?;
         let places: Vec<usize> = (0..images.len()).collect();
         self.place(prompt, &places, images)
@@ -172,24 +173,6 @@ impl MllamaProcessor {
         spans
     }
 
-    fn image(&self, picture: &Picture) -> Result<ImageInput, PrepareError> {
-        let tiles = self.tiling.apply(picture);
-        let (rows, columns) = (tiles.canvas.rows, tiles.canvas.columns);
-        let side = self.tiling.tile();
-        let count = rows * columns;
-        // Tiles that the picture does not have are seen by nobody, but for that quirk.
-        let kept = if self.unseen_rows_look {
-            self.max_tiles
-        } else {
-            count
-        };
-        Ok(ImageInput::new(
-            Tensor::from_vec(tiles.pixels, (count, COLOURS, side, side), &Device::Cpu)?,
-            (rows, columns),
-            kept * self.tile_tokens,
-        )?)
-    }
-
     /// The prompt with what users wrote still shielded.
     fn render_shielded(&self, chat: &Chat) -> Result<String, PrepareError> {
         let messages = chat::messages(chat, &self.language.tokenizer, true);
@@ -222,11 +205,27 @@ fn ends(at: &[usize]) -> Vec<usize> {
 }
 
 impl Processor for MllamaProcessor {
-    fn prepare(&self, chat: &Chat, pictures: &[Picture]) -> Result<Prepared, PrepareError> {
-        let shown = Shown::of(chat, pictures)?;
-        let prompt = self.render_shielded(chat)?;
-        let images = shown.images(|picture| self.image(picture))?;
-        self.place(&prompt, &shown.places, images)
+    fn image(&self, picture: &Picture) -> Result<ImageInput, ImageError> {
+        let tiles = self.tiling.apply(picture);
+        let (rows, columns) = (tiles.canvas.rows, tiles.canvas.columns);
+        let side = self.tiling.tile();
+        let count = rows * columns;
+        // Tiles that the picture does not have are seen by nobody, but for that quirk.
+        let kept = if self.unseen_rows_look {
+            self.max_tiles
+        } else {
+            count
+        };
+        Ok(ImageInput::new(
+            Tensor::from_vec(tiles.pixels, (count, COLOURS, side, side), &Device::Cpu)?,
+            (rows, columns),
+            kept * self.tile_tokens,
+        )?)
+    }
+
+    fn compose(&self, chat: &Chat, images: &[ImageInput]) -> Result<Prepared, PrepareError> {
+        let shown = Shown::of(chat, images)?;
+        self.place(&self.render_shielded(chat)?, &shown.places, shown.images)
     }
 
     fn render(&self, chat: &Chat) -> Result<String, PrepareError> {

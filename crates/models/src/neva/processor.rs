@@ -14,7 +14,7 @@ use crate::common::clip::Geometry;
 use crate::common::clip_image::{self, ClipImage};
 use crate::common::language::Language;
 use crate::common::text;
-use crate::{Chat, LoadError, NemoFiles, PrepareError, Processor};
+use crate::{Chat, ImageError, LoadError, NemoFiles, PrepareError, Processor};
 
 /// Marks the features of a picture, what is before them, and what is behind them.
 const PATCH: &str = "<extra_id_3>";
@@ -123,14 +123,6 @@ impl NevaProcessor {
         format!("{START}{}{END}", PATCH.repeat(patches))
     }
 
-    fn image(&self, picture: &Picture) -> Result<ImageInput, PrepareError> {
-        let pixels = match self.aspect_ratio {
-            AspectRatio::Square => self.clip_image.middle(picture)?,
-            AspectRatio::Pad => self.clip_image.padded(picture)?,
-        };
-        clip_image::input(picture, pixels, self.features)
-    }
-
     /// The prompt with what users wrote still shielded.
     fn render_shielded(&self, chat: &Chat) -> Result<String, PrepareError> {
         let shield = |text: &str| self.language.tokenizer.shield(text).into_owned();
@@ -181,8 +173,16 @@ impl NevaProcessor {
 }
 
 impl Processor for NevaProcessor {
-    fn prepare(&self, chat: &Chat, pictures: &[Picture]) -> Result<Prepared, PrepareError> {
-        let shown = Shown::of(chat, pictures)?;
+    fn image(&self, picture: &Picture) -> Result<ImageInput, ImageError> {
+        let pixels = match self.aspect_ratio {
+            AspectRatio::Square => self.clip_image.middle(picture)?,
+            AspectRatio::Pad => self.clip_image.padded(picture)?,
+        };
+        clip_image::input(picture, pixels, self.features)
+    }
+
+    fn compose(&self, chat: &Chat, images: &[ImageInput]) -> Result<Prepared, PrepareError> {
+        let shown = Shown::of(chat, images)?;
         let prompt = self.render_shielded(chat)?;
         let mut tokens = self.language.encode(&prompt, false)?;
         let replaced: &[_] = if self.template(chat)?.is_llamas() {
@@ -197,7 +197,7 @@ impl Processor for NevaProcessor {
         }
         Ok(Prepared {
             spans: self.spans(&tokens, &shown.places)?,
-            images: shown.images(|picture| self.image(picture))?,
+            images: shown.images,
             tokens,
             ..Prepared::default()
         })

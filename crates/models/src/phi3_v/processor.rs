@@ -16,7 +16,7 @@ use crate::common::chat::{self, Shown};
 use crate::common::clip::Geometry;
 use crate::common::language::Language;
 use crate::common::{placeholder, text};
-use crate::{Chat, LoadError, Message, ModelFiles, Part, PrepareError, Processor};
+use crate::{Chat, ImageError, LoadError, Message, ModelFiles, Part, PrepareError, Processor};
 
 /// What the published checkpoints' template does, for copies of them that lost it.
 const CHAT_TEMPLATE: &str = "\
@@ -110,13 +110,18 @@ impl Phi3VProcessor {
         prompt: &str,
         pictures: &[&Picture],
     ) -> Result<Prepared, PrepareError> {
-        let pieces = split_at_tags(prompt);
-        check_numbers(&pieces, pictures.len())?;
         let images = pictures
             .iter()
-            .map(|picture| self.image(picture))
+            .enumerate()
+            .map(|(index, picture)| self.image(picture).map_err(|error| error.at(index)))
             .collect::<Result<Vec<_>, _>>()?;
+        self.place(prompt, images)
+    }
 
+    /// The same with pictures that the model may take already.
+    fn place(&self, prompt: &str, images: Vec<ImageInput>) -> Result<Prepared, PrepareError> {
+        let pieces = split_at_tags(prompt);
+        check_numbers(&pieces, images.len())?;
         let mut prepared = Prepared {
             images,
             ..Prepared::default()
@@ -129,17 +134,6 @@ impl Phi3VProcessor {
             }
         }
         Ok(prepared)
-    }
-
-    fn image(&self, picture: &Picture) -> Result<ImageInput, PrepareError> {
-        let crops = self.transform.apply(picture);
-        let side = self.transform.crop();
-        let count = 1 + crops.rows * crops.columns;
-        Ok(ImageInput::new(
-            Tensor::from_vec(crops.pixels, (count, 3, side, side), &Device::Cpu)?,
-            (crops.rows * side, crops.columns * side),
-            features(crops.rows, crops.columns, self.cells),
-        )?)
     }
 
     /// The prompt with what users wrote still shielded.
@@ -163,9 +157,20 @@ impl Phi3VProcessor {
 }
 
 impl Processor for Phi3VProcessor {
-    fn prepare(&self, chat: &Chat, pictures: &[Picture]) -> Result<Prepared, PrepareError> {
-        let shown = Shown::of(chat, pictures)?;
-        self.prepare_prompt(&self.render_shielded(chat)?, &shown.pictures)
+    fn image(&self, picture: &Picture) -> Result<ImageInput, ImageError> {
+        let crops = self.transform.apply(picture);
+        let side = self.transform.crop();
+        let count = 1 + crops.rows * crops.columns;
+        Ok(ImageInput::new(
+            Tensor::from_vec(crops.pixels, (count, 3, side, side), &Device::Cpu)?,
+            (crops.rows * side, crops.columns * side),
+            features(crops.rows, crops.columns, self.cells),
+        )?)
+    }
+
+    fn compose(&self, chat: &Chat, images: &[ImageInput]) -> Result<Prepared, PrepareError> {
+        let shown = Shown::of(chat, images)?;
+        self.place(&self.render_shielded(chat)?, shown.images)
     }
 
     fn render(&self, chat: &Chat) -> Result<String, PrepareError> {

@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use serde_json::{Map, Value, json};
 use vlmd_backend::{Encoding, ImageInput, ImageSpan, KvCache, Model, ModelSpec, Prepared, Step};
 use vlmd_media::Picture;
-use vlmd_models::{Chat, Entity, Grounded, Part, PrepareError, Processor};
+use vlmd_models::{Chat, Entity, Grounded, ImageError, Part, PrepareError, Processor};
 use vlmd_text::Tokenizer;
 
 /// The token that ends an answer.
@@ -117,16 +117,26 @@ impl ScriptedProcessor {
 }
 
 impl Processor for ScriptedProcessor {
-    fn prepare(
+    fn image(&self, picture: &Picture) -> std::result::Result<ImageInput, ImageError> {
+        if picture.width() == UNLUCKY_WIDTH {
+            let reason = format!("width must not be {UNLUCKY_WIDTH}");
+            return Err(ImageError::Refused(reason));
+        }
+        Ok(ImageInput::new(
+            Tensor::zeros((1, 3, 2, 2), DType::F32, &Device::Cpu)?,
+            (picture.height() as usize, picture.width() as usize),
+            IMAGE_TOKENS,
+        )?)
+    }
+
+    fn compose(
         &self,
         chat: &Chat,
-        pictures: &[Picture],
+        images: &[ImageInput],
     ) -> std::result::Result<Prepared, PrepareError> {
         let mut prompt = Prepared {
-            tokens: Vec::new(),
-            images: Vec::new(),
-            spans: Vec::new(),
-            cross: Vec::new(),
+            images: images.to_vec(),
+            ..Prepared::default()
         };
         for part in chat.messages.iter().flat_map(|message| &message.parts) {
             match part {
@@ -143,19 +153,6 @@ impl Processor for ScriptedProcessor {
             }
         }
         prompt.tokens.push(0x60);
-        for (index, picture) in pictures.iter().enumerate() {
-            if picture.width() == UNLUCKY_WIDTH {
-                return Err(PrepareError::Image {
-                    index,
-                    reason: format!("width must not be {UNLUCKY_WIDTH}"),
-                });
-            }
-            prompt.images.push(ImageInput::new(
-                Tensor::zeros((1, 3, 2, 2), DType::F32, &Device::Cpu)?,
-                (picture.height() as usize, picture.width() as usize),
-                IMAGE_TOKENS,
-            )?);
-        }
         Ok(prompt)
     }
 
