@@ -103,6 +103,13 @@ def sentencepiece(arguments):
     make(arguments.out)
 
 
+def sampling(arguments):
+    """Distributions as transformers' logits processors warp them."""
+    from sampling import make
+
+    make(arguments.out)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
@@ -131,6 +138,7 @@ def main():
         nemo_distributed,
         torch_files,
         sentencepiece,
+        sampling,
     )
     for kind in plain:
         other = kinds.add_parser(kind.__name__, help=kind.__doc__)

@@ -6,6 +6,7 @@
 //! | `{"type":"image_url","image_url":"data:…"}` | ChatNVIDIA for `nv-vlm` models |
 //! | `{"type":"image","image":"…"}` | chat templates of Hugging Face, Inference Builder |
 //! | `{"type":"input_image","image_url":"…"}` | the Responses dialect |
+//! | any part with `"uuid":"…"`, its data then optional | vLLM's clients |
 //! | `<img src="data:…" />` in string content of a user message | hosted NVIDIA models, Metropolis |
 //!
 //! A bare string in `image_url` is taken only if it is a `data:` URI: ChatNVIDIA needs that,
@@ -18,7 +19,7 @@ use utoipa::ToSchema;
 use crate::markup::{self, Piece};
 use crate::message::Role;
 use crate::reader::{Fields, out_of_range, show, wrong_type};
-use crate::{RequestError, unsupported};
+use crate::{ImagePart, RequestError};
 
 /// Part types that other servers know and this one does not.
 const FOREIGN_PARTS: [&str; 10] = [
@@ -54,36 +55,7 @@ pub enum ContentPart {
         text: String,
     },
     /// A picture. Only user messages may carry one.
-    ImageUrl {
-        /// Where it is.
-        image_url: ImageUrl,
-    },
-}
-
-/// Where a picture is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct ImageUrl {
-    /// A `data:` URI (base64 or percent-encoded), or an `http(s):` URL.
-    pub url: String,
-    /// A hint of OpenAI's; every model here chooses its own resolution.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub detail: Option<ImageDetail>,
-    /// Path in the request at which the picture was given, for error messages.
-    #[serde(skip)]
-    #[schema(ignore)]
-    pub field: String,
-}
-
-/// How closely to look, in OpenAI's terms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum ImageDetail {
-    /// Let the model choose.
-    Auto,
-    /// Coarse.
-    Low,
-    /// Fine.
-    High,
+    ImageUrl(ImagePart),
 }
 
 impl MessageContent {
@@ -112,14 +84,14 @@ impl MessageContent {
     }
 
     /// The pictures, in order.
-    pub fn images(&self) -> impl Iterator<Item = &ImageUrl> {
+    pub fn images(&self) -> impl Iterator<Item = &ImagePart> {
         let parts = match self {
             Self::Text(_) => &[],
             Self::Parts(parts) => parts.as_slice(),
         };
         parts.iter().filter_map(|part| match part {
             ContentPart::Text { .. } => None,
-            ContentPart::ImageUrl { image_url } => Some(image_url),
+            ContentPart::ImageUrl(image) => Some(image),
         })
     }
 }
@@ -133,7 +105,7 @@ fn from_text(text: String, field: &str) -> Result<MessageContent, RequestError> 
     let part = |piece| match piece {
         Piece::Text(text) => Ok(ContentPart::Text { text: text.into() }),
         Piece::Image(url) if markup::starts_with(url, "data:") => {
-            image(url.into(), None, field.to_owned())
+            ImagePart::at(url.into(), field.to_owned()).map(ContentPart::ImageUrl)
         }
         Piece::Image(url) => Err(RequestError::Value {
             field: field.to_owned(),
@@ -191,92 +163,7 @@ fn read_part(value: Value, role: Role, path: &str) -> Result<ContentPart, Reques
             problem: format!("is {kind:?}, but only messages of role `user` may show pictures"),
         });
     }
-    match kind.as_str() {
-        "image" => {
-            let url = fields
-                .string("image")?
-                .ok_or_else(|| fields.missing("image"))?;
-            image(url, None, fields.at("image"))
-        }
-        "input_image" => {
-            let url = fields
-                .string("image_url")?
-                .ok_or_else(|| fields.missing("image_url"))?;
-            let detail = read_detail(&mut fields)?;
-            image(url, detail, fields.at("image_url"))
-        }
-        _ => read_image_url(fields),
-    }
-}
-
-/// Reads the part `{"type": "image_url", …}`.
-fn read_image_url(mut part: Fields) -> Result<ContentPart, RequestError> {
-    let field = part.at("image_url");
-    match part.take("image_url") {
-        None => Err(RequestError::Missing { field }),
-        Some(Value::String(url)) if markup::starts_with(&url, "data:") => image(url, None, field),
-        Some(Value::String(url)) => Err(out_of_range(
-            field,
-            "an object with a `url` (a bare string is taken only for `data:` URIs)",
-            &Value::from(url),
-        )),
-        Some(object) => {
-            let mut fields = Fields::new(object, field)?;
-            let Some(url) = fields.string("url")? else {
-                // vLLM's reference to a picture of an earlier request.
-                return match part.take("uuid") {
-                    Some(uuid) => Err(RequestError::Unsupported {
-                        field: part.at("uuid"),
-                        neutral: "any value beside an `image_url.url`",
-                        value: show(&uuid),
-                    }),
-                    None => Err(fields.missing("url")),
-                };
-            };
-            let detail = read_detail(&mut fields)?;
-            image(url, detail, fields.at("url"))
-        }
-    }
-}
-
-fn read_detail(fields: &mut Fields) -> Result<Option<ImageDetail>, RequestError> {
-    match fields.string("detail")?.as_deref() {
-        None => Ok(None),
-        Some("auto") => Ok(Some(ImageDetail::Auto)),
-        Some("low") => Ok(Some(ImageDetail::Low)),
-        Some("high") => Ok(Some(ImageDetail::High)),
-        Some(other) => Err(out_of_range(
-            fields.at("detail"),
-            "one of `auto`, `low` or `high`",
-            &Value::from(other),
-        )),
-    }
-}
-
-/// A picture at `url`. Whether the address is allowed and leads to a picture is for the media
-/// gate to say.
-fn image(
-    url: String,
-    detail: Option<ImageDetail>,
-    field: String,
-) -> Result<ContentPart, RequestError> {
-    if url.is_empty() {
-        return Err(RequestError::Value {
-            field,
-            bound: "a `data:` URI or an `http(s):` URL".into(),
-            value: "an empty string".into(),
-        });
-    }
-    if unsupported::is_asset_reference(&url) {
-        return Err(RequestError::Unsupported {
-            field,
-            neutral: "a `data:` URI that holds the picture itself",
-            value: show(&Value::from(url)),
-        });
-    }
-    Ok(ContentPart::ImageUrl {
-        image_url: ImageUrl { url, detail, field },
-    })
+    ImagePart::read(&kind, fields).map(ContentPart::ImageUrl)
 }
 
 #[cfg(test)]
@@ -321,7 +208,7 @@ mod tests {
             let content = read(spelling.clone()).unwrap();
             let images: Vec<_> = content.images().collect();
             assert_eq!(images.len(), 1, "{spelling}");
-            assert_eq!(images[0].url, "data:x");
+            assert_eq!(images[0].image_url.as_ref().unwrap().url, "data:x");
             assert_eq!(images[0].field, format!("messages[2].content{field}"));
         }
     }
@@ -402,7 +289,7 @@ mod tests {
                 "[1].image_url",
             ),
             (
-                part(json!({"type": "image_url", "image_url": {}, "uuid": "u"})),
+                part(json!({"type": "image_url", "image_url": {}, "uuid": ""})),
                 "[1].uuid",
             ),
             (

@@ -13,18 +13,21 @@ mod error;
 mod informational;
 mod markup;
 mod message;
+mod picture;
 mod reader;
 mod request;
 mod response;
 mod unsupported;
 mod validate;
+mod vocabulary;
 
-pub use content::{ContentPart, ImageDetail, ImageUrl, MessageContent};
+pub use content::{ContentPart, MessageContent};
 pub use error::{
     ErrorBody, ErrorDetail, ErrorType, RequestError, StreamErrorBody, StreamErrorDetail,
 };
 pub use informational::{Health, Model, ModelList, ModelPermission, Version};
 pub use message::{Message, Role};
+pub use picture::{ImageDetail, ImagePart, ImageUrl, MAX_UUID_BYTES};
 pub use request::{
     ChatRequest, MAX_CHOICES, MAX_LOGIT_BIAS, MAX_NO_REPEAT_NGRAM, MAX_STOP_BYTES,
     MAX_STOP_TOKEN_IDS, MAX_STOPS, MAX_TOP_LOGPROBS, NvExt, StopSequences, StreamOptions,
@@ -34,3 +37,4 @@ pub use response::{
     FinishReason, Null, StopReason, TokenLogprob, TopLogprob, Usage, completion_id,
 };
 pub use unsupported::{UNSUPPORTED, Unsupported};
+pub use vocabulary::{MAX_ALLOWED_TOKEN_IDS, MAX_BAD_WORD_BYTES, MAX_BAD_WORDS};

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::reader::{Bounds, Fields, integer, number, out_of_range, wrong_type};
 use crate::unsupported::{self, NVEXT_FIELDS, UNSUPPORTED};
-use crate::{Message, RequestError, validate};
+use crate::{Message, RequestError, validate, vocabulary};
 
 /// Most answers to one request. NIM documents 128; each takes a place in the batch.
 pub const MAX_CHOICES: u32 = 16;
@@ -27,7 +27,7 @@ pub const MAX_TOP_LOGPROBS: u32 = 20;
 pub const MAX_NO_REPEAT_NGRAM: i64 = 64;
 
 /// Largest count of tokens that is read at all; the context length is the real bound.
-const MAX_COUNT: i64 = u32::MAX as i64;
+pub(crate) const MAX_COUNT: i64 = u32::MAX as i64;
 
 /// A conversation to be continued, and how.
 ///
@@ -67,6 +67,11 @@ pub struct ChatRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 1)]
     pub min_p: Option<f32>,
+    /// Draws from the tokens whose information is closest to the expected one, the fewest whose
+    /// probabilities reach this sum; 1 is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(exclusive_minimum = 0, maximum = 1)]
+    pub typical_p: Option<f32>,
     /// Answers to give. Default 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 16)]
@@ -112,6 +117,16 @@ pub struct ChatRequest {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(required = false)]
     pub logit_bias: BTreeMap<u32, f32>,
+    /// Texts that the answer must not have, each as its tokens spell it at the beginning of a
+    /// text and behind a blank.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false, max_items = 128)]
+    pub bad_words: Vec<String>,
+    /// The only tokens that the answer may have. The model's own end of an answer has to be among
+    /// them for the answer to end by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(min_items = 1)]
+    pub allowed_token_ids: Option<Vec<u32>>,
     /// Reports the log probability of each token. Default false.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logprobs: Option<bool>,
@@ -125,6 +140,10 @@ pub struct ChatRequest {
     /// What a stream carries beside text. Only with `stream`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream_options: Option<StreamOptions>,
+    /// Sets the request apart from others with another salt, or with none: nothing that is
+    /// remembered of the ones, of their pictures or names for them, serves the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_salt: Option<String>,
     /// Variables for the model's chat template, such as `enable_thinking`.
     #[serde(skip_serializing_if = "Map::is_empty")]
     #[schema(required = false, value_type = Object)]
@@ -207,6 +226,7 @@ impl ChatRequest {
             top_p: fields.number("top_p", Bounds::Above(0.0, 1.0))?,
             top_k: fields.integer("top_k", -1..=MAX_COUNT)?,
             min_p: fields.number("min_p", Bounds::Closed(0.0, 1.0))?,
+            typical_p: fields.number("typical_p", Bounds::Above(0.0, 1.0))?,
             n: fields.integer("n", 1..=i64::from(MAX_CHOICES))?,
             stop: read_stop(&mut fields)?,
             stop_token_ids: read_stop_token_ids(&mut fields)?,
@@ -220,10 +240,13 @@ impl ChatRequest {
             no_repeat_ngram_size: fields
                 .integer("no_repeat_ngram_size", 0..=MAX_NO_REPEAT_NGRAM)?,
             logit_bias: read_logit_bias(&mut fields)?,
+            bad_words: vocabulary::bad_words(&mut fields)?,
+            allowed_token_ids: vocabulary::allowed_token_ids(&mut fields)?,
             logprobs: fields.boolean("logprobs")?,
             top_logprobs: fields.integer("top_logprobs", 0..=i64::from(MAX_TOP_LOGPROBS))?,
             stream: fields.boolean("stream")?,
             stream_options: StreamOptions::read(&mut fields)?,
+            cache_salt: fields.string("cache_salt")?,
             chat_template_kwargs: validate::template_kwargs(&mut fields)?,
             grounded_response: read_grounded(&mut fields)?,
             user: fields.string("user")?,

@@ -59,9 +59,7 @@ const fn one(name: &'static str) -> Unsupported {
 pub const UNSUPPORTED: &[Unsupported] = &[
     on("add_generation_prompt"),
     off("add_special_tokens"),
-    null_only("allowed_token_ids"),
     null_only("audio"),
-    empty("bad_words"),
     one("best_of"),
     null_only("chat_template"),
     off("continue_final_message"),

@@ -35,8 +35,7 @@ enum Kind {
 /// Fields that cannot change an answer of the models served here: notes of the client, hints to
 /// schedulers, and settings for reasoning or tools that these models do not have. They are
 /// checked, so that a mistake shows, and then dropped.
-const INERT: [(&str, Kind); 16] = [
-    ("cache_salt", Kind::Text),
+const INERT: [(&str, Kind); 15] = [
     ("include_reasoning", Kind::Boolean),
     ("metadata", Kind::Object),
     ("num_frames_per_inference", Kind::Integer(1, 32)),

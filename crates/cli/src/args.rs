@@ -187,6 +187,18 @@ pub(crate) struct MediaArgs {
     /// Pixels of all pictures of a request
     #[arg(long, env = "VLMD_MAX_REQUEST_IMAGE_PIXELS", default_value_t = constants::MAX_REQUEST_PIXELS)]
     pub(crate) max_request_image_pixels: u64,
+    /// Memory for pictures that were resampled before, such as 512MiB or 4GB; 0 keeps none. By
+    /// default an eighth of what is free, and no more than 1 GiB
+    #[arg(long, env = "VLMD_IMAGE_CACHE_MEMORY", value_name = "SIZE")]
+    pub(crate) image_cache_memory: Option<ByteSize>,
+    /// Memory for pictures that clients may send again by their `uuid` alone; 0 keeps none
+    #[arg(
+        long,
+        env = "VLMD_IMAGE_UUID_MEMORY",
+        value_name = "SIZE",
+        default_value = "256MiB"
+    )]
+    pub(crate) image_uuid_memory: ByteSize,
     /// Seconds that fetching one picture may take, from name look-up to last byte
     #[arg(long, env = "VLMD_MEDIA_FETCH_TIMEOUT", default_value = "5", value_parser = seconds)]
     pub(crate) media_fetch_timeout: Duration,

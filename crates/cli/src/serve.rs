@@ -14,7 +14,7 @@ use vlmd_backend::KvDtype;
 use vlmd_engine::{Engine, EngineConfig, Sampling};
 use vlmd_media::{DecodeLimits, MediaConfig, MediaGate};
 use vlmd_models::{Admit, LoadOptions, LoadedModel};
-use vlmd_server::{ApiKeys, ModelSlot, ServedModel, ServerConfig};
+use vlmd_server::{ApiKeys, ModelSlot, PictureMemory, PictureStore, ServedModel, ServerConfig};
 
 use crate::args::{DeviceChoice, MediaArgs, ServeArgs};
 use crate::logging;
@@ -165,6 +165,7 @@ fn load(args: &ServeArgs) -> Result<ServedModel> {
         default_max_tokens: args.default_max_tokens,
         engine,
         media: MediaGate::new(media_config(&args.media))?,
+        pictures: PictureStore::new(picture_memory(&args.media)?),
         vocab_size: spec.vocab_size,
         max_images: args.media.max_images,
         default_sampling,
@@ -255,6 +256,24 @@ fn media_config(args: &MediaArgs) -> MediaConfig {
         allow_hosts: args.allow_media_host.clone(),
         ..defaults
     }
+}
+
+/// Share of the machine's free memory that remembered pictures may take unless told otherwise.
+const IMAGE_CACHE_SHARE: u64 = 8;
+
+fn picture_memory(args: &MediaArgs) -> Result<PictureMemory> {
+    let image_cache = match args.image_cache_memory {
+        Some(size) => usize::try_from(size.0)?,
+        None => {
+            // Pictures wait in the machine's memory, whatever device the model is on.
+            let share = free_memory(&Device::Cpu)? / IMAGE_CACHE_SHARE;
+            usize::try_from(share)?.min(PictureMemory::DEFAULT_IMAGE_CACHE)
+        }
+    };
+    Ok(PictureMemory {
+        image_cache,
+        named: usize::try_from(args.image_uuid_memory.0)?,
+    })
 }
 
 /// A line for the person who started the server. Nobody reading is no reason to fail.

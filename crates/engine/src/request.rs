@@ -15,6 +15,10 @@ pub struct Sampling {
     pub top_k: Option<u32>,
     /// Drops tokens below this share of the most probable one's probability. In [0, 1].
     pub min_p: f32,
+    /// Only tokens whose information is close to what the distribution has on average, the fewest
+    /// that reach this sum; 1 is off. In (0, 1]. Locally typical sampling (Meister et al. 2022, as
+    /// transformers' `TypicalLogitsWarper`).
+    pub typical_p: f32,
     /// Same seed, same request: same answer, whatever runs beside it. `None` takes one from the
     /// operating system.
     pub seed: Option<u64>,
@@ -28,6 +32,11 @@ pub struct Sampling {
     /// No run of this many tokens comes twice, counted over prompt and answer; 0 is off (as in
     /// transformers' `NoRepeatNGramLogitsProcessor`).
     pub no_repeat_ngram_size: usize,
+    /// The only tokens that may be chosen, in any order; `None` allows all.
+    pub allowed_tokens: Option<Vec<u32>>,
+    /// Runs of tokens that the answer must not have (as in transformers'
+    /// `NoBadWordsLogitsProcessor`). The prompt does not count.
+    pub bad_words: Vec<Vec<u32>>,
     /// Added to single tokens' logits.
     pub logit_bias: Vec<(u32, f32)>,
     /// Report the chosen token's log probability and those of this many of the best.
@@ -41,11 +50,14 @@ impl Default for Sampling {
             top_p: 1.0,
             top_k: None,
             min_p: 0.0,
+            typical_p: 1.0,
             seed: None,
             repetition_penalty: 1.0,
             frequency_penalty: 0.0,
             presence_penalty: 0.0,
             no_repeat_ngram_size: 0,
+            allowed_tokens: None,
+            bad_words: Vec::new(),
             logit_bias: Vec::new(),
             logprobs: None,
         }
@@ -122,6 +134,12 @@ pub enum RequestError {
     /// The logits were not numbers.
     #[error("the model produced no usable probabilities for this request")]
     InvalidLogits,
+    /// What the request allows and what it rules out leave no token to go on with.
+    #[error(
+        "the request rules out every token that could come next (`allowed_token_ids`, `bad_words`, \
+         `no_repeat_ngram_size`, `min_tokens`, or the format of the answer)"
+    )]
+    NothingAllowed,
     /// The constraint on the answer could not be kept.
     #[error("the answer could not be held to the requested format")]
     ConstraintFailed,

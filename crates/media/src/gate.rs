@@ -1,5 +1,6 @@
 //! From what a request names to pictures: the front of the crate.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -58,7 +59,9 @@ impl MediaGate {
     /// # Errors
     /// See [`MediaError`].
     pub async fn load(&self, url: &str) -> Result<Picture, MediaError> {
-        self.load_within(url, &self.budget()).await
+        let source = Source::Url(url.to_owned());
+        let decode = |file: PictureFile| file.decode();
+        self.open(source, &self.budget(), decode).await
     }
 
     /// Loads the pictures of one request, several at a time, in the order of `urls`.
@@ -66,17 +69,32 @@ impl MediaGate {
     /// # Errors
     /// The first of `urls` that fails and why. The rest is given up.
     pub async fn load_all(&self, urls: &[String]) -> Result<Vec<Picture>, (usize, MediaError)> {
+        let sources = urls.iter().cloned().map(Source::Url).collect();
+        self.open_all(sources, |file| file.decode()).await
+    }
+
+    /// Gets the files of one request's pictures, several at a time, and gives what `open` makes of
+    /// each, in the order of `sources`. `open` runs on a blocking thread, in one of the places
+    /// for decoding.
+    ///
+    /// # Errors
+    /// The first of `sources` that fails and why. The rest is given up.
+    pub async fn open_all<T: Send + 'static>(
+        &self,
+        sources: Vec<Source>,
+        open: impl Fn(PictureFile) -> Result<T, MediaError> + Clone + Send + 'static,
+    ) -> Result<Vec<T>, (usize, MediaError)> {
         let budget = self.budget();
-        let loads = urls.iter().enumerate().map(|(index, url)| {
-            let budget = &budget;
+        let opened = sources.into_iter().enumerate().map(|(index, source)| {
+            let (budget, open) = (&budget, open.clone());
             async move {
-                let loaded = self.load_within(url, budget).await;
-                loaded.map_err(|error| (index, error))
+                let opened = self.open(source, budget, open).await;
+                opened.map_err(|error| (index, error))
             }
         });
         // Collected first: a lazily mapped stream is not `Send` for every lifetime.
-        let loads: Vec<_> = loads.collect();
-        stream::iter(loads)
+        let opened: Vec<_> = opened.collect();
+        stream::iter(opened)
             .buffered(constants::REQUEST_CONCURRENCY)
             .try_collect()
             .await
@@ -89,41 +107,116 @@ impl MediaGate {
         })
     }
 
-    async fn load_within(&self, url: &str, budget: &Arc<Budget>) -> Result<Picture, MediaError> {
+    async fn open<T: Send + 'static>(
+        &self,
+        source: Source,
+        budget: &Arc<Budget>,
+        open: impl FnOnce(PictureFile) -> Result<T, MediaError> + Send + 'static,
+    ) -> Result<T, MediaError> {
         let limits = self.shared.image;
-        let encoded = if DataUri::matches(url) {
-            let bytes = DataUri::parse(url)?.decoded_len();
-            limits.check_bytes(bytes)?;
-            budget.take_bytes(bytes)?;
-            Source::Inline(url.to_owned())
-        } else {
-            Source::Fetched(self.shared.fetcher.fetch(url, budget).await?)
+        let arrived = match source {
+            Source::Url(url) if DataUri::matches(&url) => {
+                let bytes = DataUri::parse(&url)?.decoded_len();
+                limits.check_bytes(bytes)?;
+                budget.take_bytes(bytes)?;
+                Arrived::Inline(url)
+            }
+            Source::Url(url) => Arrived::Bytes(self.shared.fetcher.fetch(&url, budget).await?),
+            Source::File(bytes) => {
+                limits.check_bytes(bytes.len() as u64)?;
+                budget.take_bytes(bytes.len() as u64)?;
+                Arrived::File(bytes)
+            }
         };
         let slot = Arc::clone(&self.shared.decoders).acquire_owned().await;
         let slot = slot.map_err(|_| MediaError::Internal)?;
         let budget = Arc::clone(budget);
-        let decoding = spawn_blocking(move || {
+        let opening = spawn_blocking(move || {
             let _slot = slot;
-            let bytes = match encoded {
-                Source::Inline(url) => DataUri::parse(&url)?.decode()?,
-                Source::Fetched(bytes) => bytes,
+            let bytes = match arrived {
+                Arrived::Inline(url) => DataUri::parse(&url)?.decode()?.into(),
+                Arrived::Bytes(bytes) => bytes.into(),
+                Arrived::File(bytes) => bytes,
             };
-            let picture = Encoded::open(&bytes, &limits)?;
-            budget.pixels.take(picture.pixels())?;
-            picture.decode()
+            open(PictureFile {
+                bytes,
+                limits,
+                budget,
+            })
         });
-        decoding.await.unwrap_or_else(|error| {
+        opening.await.unwrap_or_else(|error| {
             tracing::error!(%error, "decoding an image was given up");
             Err(MediaError::Internal)
         })
     }
 }
 
-/// An encoded picture on its way to a blocking thread.
-enum Source {
+/// Where a picture comes from.
+#[derive(Clone)]
+pub enum Source {
+    /// A `data:`, `http:` or `https:` URL.
+    Url(String),
+    /// A file that came with an earlier request.
+    File(Arc<[u8]>),
+}
+
+/// Lengths only: pictures belong into no log.
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(url) => write!(f, "Url({} bytes)", url.len()),
+            Self::File(bytes) => write!(f, "File({} bytes)", bytes.len()),
+        }
+    }
+}
+
+/// A picture on its way to a blocking thread.
+enum Arrived {
     /// A data URI, whose payload is decoded there too.
     Inline(String),
-    Fetched(Vec<u8>),
+    Bytes(Vec<u8>),
+    File(Arc<[u8]>),
+}
+
+/// A picture as it was sent: PNG, JPEG or whatever it may be, within the limits on bytes.
+pub struct PictureFile {
+    bytes: Arc<[u8]>,
+    limits: DecodeLimits,
+    budget: Arc<Budget>,
+}
+
+impl PictureFile {
+    /// The file's content.
+    #[must_use]
+    pub fn bytes(&self) -> &Arc<[u8]> {
+        &self.bytes
+    }
+
+    /// Decodes it; see [`decode`](crate::decode()).
+    ///
+    /// # Errors
+    /// [`MediaError::TooLarge`] for one that exceeds a limit, by itself or together with the other
+    /// pictures of its request, and as [`decode`](crate::decode()).
+    pub fn decode(&self) -> Result<Picture, MediaError> {
+        let picture = Encoded::open(&self.bytes, &self.limits)?;
+        self.budget.pixels.take(picture.pixels())?;
+        picture.decode()
+    }
+
+    /// Counts a file that has been decoded before and gave `pixels`, so that a request's limit
+    /// holds whatever is remembered of its pictures.
+    ///
+    /// # Errors
+    /// [`MediaError::TooLarge`] if they exceed the limit together with the request's others.
+    pub fn count_known(&self, pixels: u64) -> Result<(), MediaError> {
+        self.budget.pixels.take(pixels)
+    }
+}
+
+impl fmt::Debug for PictureFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PictureFile({} bytes)", self.bytes.len())
+    }
 }
 
 /// What the pictures of one request may still take, all together.

@@ -23,6 +23,6 @@ pub mod resample;
 pub use address::{AllowHost, ParseAllowHostError};
 pub use decode::decode;
 pub use error::{Bound, ErrorKind, FetchFailure, MediaError};
-pub use gate::MediaGate;
+pub use gate::{MediaGate, PictureFile, Source};
 pub use limits::{DecodeLimits, MediaConfig, constants};
 pub use picture::Picture;

@@ -48,20 +48,46 @@ impl ApiKeys {
         self.digests.len()
     }
 
-    /// Compares digests, all of them and in constant time, so that the time taken tells nothing
-    /// about a key.
-    fn accept(&self, key: &[u8]) -> bool {
+    /// Whose key this is. Compares digests, all of them and in constant time, so that the time
+    /// taken tells nothing about a key.
+    fn accept(&self, key: &[u8]) -> Option<Caller> {
         let given = digest(key);
-        self.digests
+        let found = self
+            .digests
             .iter()
-            .fold(Choice::from(0), |found, known| found | known.ct_eq(&given))
-            .into()
+            .fold(Choice::from(0), |found, known| found | known.ct_eq(&given));
+        bool::from(found).then_some(Caller(given))
     }
 }
 
 impl fmt::Debug for ApiKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ApiKeys({})", self.digests.len())
+    }
+}
+
+/// Who makes a request, where the server asks for keys: the digest of the key that was presented.
+/// An extension of each request that was let in by one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Caller([u8; 32]);
+
+impl Caller {
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+impl From<[u8; 32]> for Caller {
+    fn from(digest: [u8; 32]) -> Self {
+        Self(digest)
+    }
+}
+
+/// Not the digest: a weak key could be guessed from it.
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Caller(..)")
     }
 }
 
@@ -82,15 +108,17 @@ fn presented(headers: &HeaderMap) -> Option<&[u8]> {
 /// Lets a request through if it presents a key or needs none.
 pub(crate) async fn require_key(
     State(state): State<AppState>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Result<Response, Refusal> {
     let keys = &state.config().api_keys;
-    let open = keys.is_empty() || OPEN_PATHS.contains(&request.uri().path());
-    if open || presented(request.headers()).is_some_and(|key| keys.accept(key)) {
+    if keys.is_empty() || OPEN_PATHS.contains(&request.uri().path()) {
         return Ok(next.run(request).await);
     }
-    Err(Refusal::Unauthorized)
+    let caller = presented(request.headers()).and_then(|key| keys.accept(key));
+    let caller = caller.ok_or(Refusal::Unauthorized)?;
+    request.extensions_mut().insert(caller);
+    Ok(next.run(request).await)
 }
 
 #[cfg(test)]
@@ -110,9 +138,10 @@ mod tests {
     fn only_whole_keys_are_accepted() {
         let keys = ApiKeys::new(["alpha", "", "beta"]);
         assert_eq!(keys.len(), 2);
-        assert!(keys.accept(b"alpha") && keys.accept(b"beta"));
+        let accepted = [b"alpha".as_slice(), b"beta"].map(|key| keys.accept(key).unwrap());
+        assert_ne!(accepted[0], accepted[1]);
         for wrong in ["", "alph", "alphaa", "ALPHA", "alpha\0", "alphabeta"] {
-            assert!(!keys.accept(wrong.as_bytes()), "{wrong}");
+            assert!(keys.accept(wrong.as_bytes()).is_none(), "{wrong}");
         }
     }
 

@@ -43,6 +43,12 @@ pub(crate) enum Refusal {
     TooManyImages { limit: usize, given: usize },
     #[error("`messages[{index}].labels`: this model's answers cannot be steered by labels")]
     Labels { index: usize },
+    #[error(
+        "`{field}`: no picture is known by the name {}: send its data along. Pictures are known by \
+         name for some time (`--image-uuid-memory`), for the API key and `cache_salt` that they were \
+         sent with.", shown(.uuid)
+    )]
+    UnknownImage { field: String, uuid: String },
     #[error("`{field}`: {source}")]
     Media { field: String, source: MediaError },
     #[error("`{field}`: {source}")]
@@ -151,6 +157,7 @@ impl Refusal {
             }
             Self::TooManyImages { .. } => bad_request("too_many_images"),
             Self::Labels { .. } => bad_request("unsupported_parameter"),
+            Self::UnknownImage { .. } => bad_request("unknown_image_uuid"),
             Self::Media { source, .. } => media_class(source.kind()),
             Self::Prepare { source, .. } => match source {
                 PrepareError::Template(_) => bad_request("invalid_messages"),
@@ -174,6 +181,9 @@ impl Refusal {
             Self::Generation(vlmd_engine::RequestError::ShuttingDown) => {
                 unavailable("shutting_down")
             }
+            Self::Generation(vlmd_engine::RequestError::NothingAllowed) => {
+                bad_request("no_token_allowed")
+            }
             Self::Generation(_) | Self::Internal => INTERNAL,
         }
     }
@@ -188,7 +198,9 @@ impl Refusal {
                 Some("messages".into())
             }
             Self::Labels { index } => Some(format!("messages[{index}].labels")),
-            Self::Media { field, .. } | Self::Prepare { field, .. } => Some(field.clone()),
+            Self::UnknownImage { field, .. }
+            | Self::Media { field, .. }
+            | Self::Prepare { field, .. } => Some(field.clone()),
             Self::AnswerTooLong { field, .. } | Self::UnknownToken { field, .. } => {
                 Some((*field).into())
             }
@@ -247,6 +259,15 @@ impl Refusal {
             _ => None,
         }
     }
+}
+
+/// A client's word, short enough to repeat.
+fn shown(word: &str) -> String {
+    let mut start: String = word.chars().take(64).collect();
+    if start.len() < word.len() {
+        start.push_str("...");
+    }
+    format!("{start:?}")
 }
 
 fn media_class(kind: ErrorKind) -> Class {

@@ -10,12 +10,12 @@ use std::time::Instant;
 use futures::Stream;
 use tokio_util::sync::CancellationToken;
 use vlmd_api::{ChatRequest, Usage};
-use vlmd_backend::Prepared;
 use vlmd_engine::{Event, EventStream, GenerateRequest, Limits, RequestError, Sampling};
 
 use crate::answer::{Answer, Piece, Style};
 use crate::error::Refusal;
 use crate::metrics::Outcome;
+use crate::prompt::Prompt;
 use crate::state::{Admission, AppState, ServedModel};
 
 /// The answers to one request while the engine writes them.
@@ -51,12 +51,15 @@ impl Generation {
         admission: Admission,
         model: &ServedModel,
         request: &ChatRequest,
-        prompt: &Prepared,
+        prompt: &Prompt,
     ) -> Result<Self, Refusal> {
-        let prompt_tokens = prompt.tokens.len();
+        let prompt_tokens = prompt.prepared.tokens.len();
         let limits = limits(model, request, prompt_tokens)?;
         let style = Arc::new(style(model, request, &limits));
-        let sampling = sampling(&model.default_sampling, request);
+        let sampling = Sampling {
+            bad_words: prompt.bad_words.clone(),
+            ..sampling(&model.default_sampling, request)
+        };
         let count = request.n.unwrap_or(1);
         let streams = (0..count)
             .map(|index| {
@@ -66,7 +69,7 @@ impl Generation {
                     .seed
                     .map(|seed| seed.wrapping_add(u64::from(index)));
                 model.engine.submit(GenerateRequest {
-                    prompt: prompt.clone(),
+                    prompt: prompt.prepared.clone(),
                     sampling,
                     limits: limits.clone(),
                     constraint: None,
@@ -230,8 +233,11 @@ pub(crate) fn check_token_ids(model: &ServedModel, request: &ChatRequest) -> Res
     let biased = request.logit_bias.keys().map(|id| ("logit_bias", *id));
     let stopping = request.stop_token_ids.iter();
     let stopping = stopping.map(|id| ("stop_token_ids", *id));
+    let allowed = request.allowed_token_ids.iter().flatten();
+    let allowed = allowed.map(|id| ("allowed_token_ids", *id));
     match biased
         .chain(stopping)
+        .chain(allowed)
         .find(|(_, id)| *id as usize >= model.vocab_size)
     {
         None => Ok(()),
@@ -270,6 +276,7 @@ fn sampling(defaults: &Sampling, request: &ChatRequest) -> Sampling {
         top_p: request.top_p.unwrap_or(defaults.top_p),
         top_k: request.top_k().unwrap_or(defaults.top_k),
         min_p: request.min_p.unwrap_or(defaults.min_p),
+        typical_p: request.typical_p.unwrap_or(defaults.typical_p),
         // Negative seeds are as good as others: only their bits matter.
         seed: request.seed.map(i64::cast_unsigned),
         repetition_penalty: request
@@ -284,6 +291,8 @@ fn sampling(defaults: &Sampling, request: &ChatRequest) -> Sampling {
         no_repeat_ngram_size: request
             .no_repeat_ngram_size
             .map_or(defaults.no_repeat_ngram_size, |size| size as usize),
+        allowed_tokens: request.allowed_token_ids.clone(),
+        bad_words: Vec::new(),
         logit_bias: request
             .logit_bias
             .iter()

@@ -8,8 +8,8 @@
 //!
 //! 1. `auth` and `body` let it in: key, content type, size.
 //! 2. [`vlmd_api::ChatRequest`] reads and checks it.
-//! 3. `prompt` loads its pictures through the media gate and has the model's processor make a
-//!    prompt of it, on the blocking threads.
+//! 3. `pictures` loads its pictures through the media gate, as far as they are not remembered, and
+//!    `prompt` has the model's processor make a prompt of it all, on the blocking threads.
 //! 4. `generation` puts it into the engine's line, once per wanted answer.
 //! 5. `answer` turns events into text; `sse` or `routes::chat` sends it.
 //!
@@ -21,6 +21,7 @@
 
 mod answer;
 mod auth;
+mod bad_words;
 mod body;
 mod config;
 mod error;
@@ -29,6 +30,7 @@ mod html;
 mod metrics;
 mod observe;
 mod openapi;
+mod pictures;
 mod prompt;
 mod routes;
 mod serve;
@@ -38,5 +40,6 @@ mod state;
 pub use auth::ApiKeys;
 pub use config::ServerConfig;
 pub use openapi::openapi;
+pub use pictures::{ImageCacheStats, PictureMemory, PictureStore};
 pub use serve::{ServeError, serve};
 pub use state::{ModelSlot, ServedModel, SlotFilled};

@@ -97,7 +97,8 @@ impl Metrics {
         } else {
             stats.blocks_used as f64 / stats.blocks_total as f64
         };
-        let single: [(&str, &str, &str, f64); 11] = [
+        let cache = model.pictures.cache_stats();
+        let single: [(&str, &str, &str, f64); 15] = [
             (
                 "vllm:num_requests_running",
                 "gauge",
@@ -139,6 +140,30 @@ impl Metrics {
                 "gauge",
                 "Blocks of the KV cache.",
                 stats.blocks_total as f64,
+            ),
+            (
+                "vllm:mm_cache_queries_total",
+                "counter",
+                "Pictures that were looked for among those resampled before.",
+                cache.queries as f64,
+            ),
+            (
+                "vllm:mm_cache_hits_total",
+                "counter",
+                "Pictures that were found among those resampled before.",
+                cache.hits as f64,
+            ),
+            (
+                "vlmd:mm_cache_bytes",
+                "gauge",
+                "Bytes of pictures that were resampled before.",
+                cache.bytes as f64,
+            ),
+            (
+                "vlmd:named_image_bytes",
+                "gauge",
+                "Bytes of picture files that clients gave a name (`uuid`).",
+                model.pictures.named_bytes() as f64,
             ),
             (
                 "vlmd:images_encoded_total",

@@ -5,26 +5,38 @@ use std::sync::Arc;
 use tokio::task::spawn_blocking;
 use vlmd_api::{ChatRequest, ContentPart, Message, MessageContent};
 use vlmd_backend::Prepared;
-use vlmd_media::Picture;
 use vlmd_models::{Chat, Message as ModelMessage, Part, PrepareError};
 
+use crate::auth::Caller;
+use crate::bad_words;
 use crate::error::Refusal;
+use crate::pictures::{Arrived, Owner, Wanted};
 use crate::state::{AppState, ServedModel};
 
-/// The pictures of a conversation, in order.
-#[derive(Debug, Default)]
-struct Sources {
-    urls: Vec<String>,
-    /// Paths in the request at which they stood, for error messages.
-    fields: Vec<String>,
+/// What the engine has to know of a request's words and pictures.
+#[derive(Debug)]
+pub(crate) struct Prompt {
+    pub(crate) prepared: Prepared,
+    /// Tokens of `bad_words`.
+    pub(crate) bad_words: Vec<Vec<u32>>,
 }
 
-/// Makes the prompt of a request. Takes its messages and template arguments out of it.
+/// What is made into a prompt.
+#[derive(Debug)]
+struct Draft {
+    chat: Chat,
+    pictures: Vec<Arrived>,
+    owner: Owner,
+    bad_words: Vec<String>,
+}
+
+/// Makes the prompt of a request. Takes its messages, template arguments and bad words out of it.
 pub(crate) async fn prepare(
     state: &AppState,
     model: &Arc<ServedModel>,
     request: &mut ChatRequest,
-) -> Result<Prepared, Refusal> {
+    caller: Option<Caller>,
+) -> Result<Prompt, Refusal> {
     let given = request
         .messages
         .iter()
@@ -42,7 +54,7 @@ pub(crate) async fn prepare(
     {
         return Err(Refusal::Labels { index });
     }
-    let mut sources = Sources::default();
+    let mut wanted = Wanted::default();
     let messages = std::mem::take(&mut request.messages);
     let mut template_kwargs = std::mem::take(&mut request.chat_template_kwargs);
     if let Some(grounded) = request.grounded_response {
@@ -51,43 +63,50 @@ pub(crate) async fn prepare(
     let chat = Chat {
         messages: messages
             .into_iter()
-            .map(|message| model_message(message, &mut sources))
+            .map(|message| model_message(message, &mut wanted))
             .collect(),
         template_kwargs,
     };
-    let pictures = model
-        .media
-        .load_all(&sources.urls)
-        .await
-        .map_err(|(index, source)| Refusal::Media {
-            field: field(&sources, index),
+    let owner = Owner {
+        caller,
+        cache_salt: request.cache_salt.as_deref().map(Arc::from),
+    };
+    let pictures = model.pictures.load(&model.media, &owner, &wanted).await?;
+    let draft = Draft {
+        chat,
+        pictures,
+        owner,
+        bad_words: std::mem::take(&mut request.bad_words),
+    };
+    let prompt = run_processor(state, Arc::clone(model), draft).await?;
+    prompt.map_err(|(field, source)| {
+        let field = match &source {
+            PrepareError::Image { index, .. } => wanted.field(*index),
+            _ => field,
+        };
+        Refusal::Prepare {
+            field: field.to_owned(),
             source,
-        })?;
-    run_processor(state, Arc::clone(model), chat, pictures)
-        .await?
-        .map_err(|source| {
-            let field = match &source {
-                PrepareError::Image { index, .. } => field(&sources, *index),
-                _ => "messages".to_owned(),
-            };
-            Refusal::Prepare { field, source }
-        })
+        }
+    })
 }
+
+/// A field of the request, and what is wrong with it.
+type Fault = (&'static str, PrepareError);
 
 /// Runs the model's processor on a blocking thread, a bounded number at a time.
 async fn run_processor(
     state: &AppState,
     model: Arc<ServedModel>,
-    chat: Chat,
-    pictures: Vec<Picture>,
-) -> Result<Result<Prepared, PrepareError>, Refusal> {
+    draft: Draft,
+) -> Result<Result<Prompt, Fault>, Refusal> {
     let slots = Arc::clone(state.prepare_slots());
     let slot = slots.acquire_owned().await.map_err(|_| Refusal::Internal)?;
     // The slot goes along: a client that leaves does not free it before the work is done.
     let work = spawn_blocking(move || {
-        let prepared = model.processor.prepare(&chat, &pictures);
+        let prompt = draft.finish(&model);
         drop(slot);
-        prepared
+        prompt
     });
     work.await.map_err(|error| {
         tracing::error!(%error, "the processor panicked");
@@ -95,23 +114,36 @@ async fn run_processor(
     })
 }
 
-fn field(sources: &Sources, index: usize) -> String {
-    let field = sources.fields.get(index);
-    field.map_or("messages", String::as_str).to_owned()
+impl Draft {
+    fn finish(self, model: &ServedModel) -> Result<Prompt, Fault> {
+        let processor = &*model.processor;
+        let bad_words = bad_words::tokens(processor.tokenizer(), &self.bad_words)
+            .map_err(|error| ("bad_words", PrepareError::Tokenize(error.to_string())))?;
+        let image = |(index, arrived)| {
+            let image = model.pictures.image(processor, &self.owner, arrived);
+            image.map_err(|error| error.at(index))
+        };
+        let pictures = self.pictures.into_iter().enumerate();
+        let prepared = pictures
+            .map(image)
+            .collect::<Result<Vec<_>, _>>()
+            .and_then(|images| processor.compose(&self.chat, &images))
+            .map_err(|error| ("messages", error))?;
+        Ok(Prompt {
+            prepared,
+            bad_words,
+        })
+    }
 }
 
-fn model_message(message: Message, sources: &mut Sources) -> ModelMessage {
+fn model_message(message: Message, wanted: &mut Wanted) -> ModelMessage {
     let parts = match message.content {
         MessageContent::Text(text) => vec![Part::Text(text)],
         MessageContent::Parts(parts) => parts
             .into_iter()
             .map(|part| match part {
                 ContentPart::Text { text } => Part::Text(text),
-                ContentPart::ImageUrl { image_url } => {
-                    sources.urls.push(image_url.url);
-                    sources.fields.push(image_url.field);
-                    Part::Image(sources.urls.len() - 1)
-                }
+                ContentPart::ImageUrl(image) => Part::Image(wanted.push(image)),
             })
             .collect(),
     };
@@ -137,11 +169,11 @@ mod tests {
                 {"type": "image_url", "image_url": {"url": "data:b"}}]},
         ]}))
         .unwrap();
-        let mut sources = Sources::default();
+        let mut wanted = Wanted::default();
         let messages: Vec<_> = request
             .messages
             .into_iter()
-            .map(|message| model_message(message, &mut sources))
+            .map(|message| model_message(message, &mut wanted))
             .collect();
         assert_eq!(
             messages[0].parts,
@@ -152,12 +184,12 @@ mod tests {
             messages[2].parts,
             [Part::Text("and".into()), Part::Image(1)]
         );
-        assert_eq!(sources.urls, ["data:a", "data:b"]);
         assert_eq!(
-            sources.fields,
+            [0, 1, 2].map(|index| wanted.field(index)),
             [
                 "messages[0].content",
-                "messages[2].content[1].image_url.url"
+                "messages[2].content[1].image_url.url",
+                "messages"
             ]
         );
     }

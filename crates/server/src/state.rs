@@ -16,6 +16,7 @@ use vlmd_models::Processor;
 
 use crate::error::Refusal;
 use crate::metrics::Metrics;
+use crate::pictures::PictureStore;
 use crate::{ServerConfig, html, openapi};
 
 /// A loaded model with what it takes to serve it.
@@ -29,6 +30,8 @@ pub struct ServedModel {
     pub engine: Engine,
     /// Loads pictures.
     pub media: MediaGate,
+    /// Remembers them. This model's alone.
+    pub pictures: PictureStore,
     /// Most tokens of an answer whose request does not bound it (`--default-max-tokens`). An
     /// admitted request holds cache blocks for its longest possible answer, and a model with
     /// LongRoPE chooses its factors by that length: without this bound every careless request

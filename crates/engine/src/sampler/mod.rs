@@ -3,7 +3,8 @@
 //! The chain, in this order:
 //!
 //! 1. log probabilities are taken from the raw logits (vLLM's `raw_logprobs`);
-//! 2. what the constraint forbids is made impossible;
+//! 2. what the constraint forbids is made impossible, as is everything but `allowed_tokens`, and
+//!    what would complete one of `bad_words`;
 //! 3. `logit_bias` is added, and stop tokens are made impossible until `min_tokens` are there;
 //! 4. `repetition_penalty` over prompt and answer, then `frequency_penalty` and
 //!    `presence_penalty` over the answer (vLLM's `apply_penalties`);
@@ -11,13 +12,15 @@
 //!    answer (transformers' `NoRepeatNGramLogitsProcessor`);
 //! 6. at temperature 0 the first of the highest logits is chosen; otherwise logits are divided
 //!    by the temperature;
-//! 7. `top_k`, then `top_p` of what that left, then `min_p` (the order of transformers'
-//!    warpers);
+//! 7. `top_k`, then `top_p` of what that left, then `min_p`, then `typical_p` of what is left
+//!    by then (the order of transformers' warpers);
 //! 8. one number from the request's own generator draws among the rest.
 //!
 //! Everything depends on the request and its logits alone, so an answer does not change with
 //! its neighbours. Token ids beyond the vocabulary have no effect.
 
+mod allowed;
+mod bad_words;
 mod draw;
 mod history;
 mod logprobs;
@@ -30,6 +33,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::constraint::{Constraint, ConstraintError};
 use crate::request::{Logprobs, RequestError, Sampling};
+use bad_words::BadWords;
 use history::History;
 use ngrams::Ngrams;
 
@@ -47,13 +51,14 @@ pub(crate) struct Sampler {
     rng: StdRng,
     history: History,
     ngrams: Ngrams,
+    bad_words: BadWords,
     constraint: Option<Box<dyn Constraint>>,
 }
 
 impl Sampler {
     /// `prompt` are the ids of the prompt's text, which `repetition_penalty` counts as seen.
     pub(crate) fn new(
-        sampling: Sampling,
+        mut sampling: Sampling,
         constraint: Option<Box<dyn Constraint>>,
         prompt: impl IntoIterator<Item = u32>,
     ) -> Self {
@@ -61,7 +66,11 @@ impl Sampler {
             .seed
             .map_or_else(StdRng::from_os_rng, StdRng::seed_from_u64);
         let history = History::new(&sampling, prompt);
+        if let Some(allowed) = &mut sampling.allowed_tokens {
+            allowed.sort_unstable();
+        }
         Self {
+            bad_words: BadWords::new(std::mem::take(&mut sampling.bad_words)),
             ngrams: Ngrams::new(sampling.no_repeat_ngram_size),
             sampling,
             rng,
@@ -81,18 +90,40 @@ impl Sampler {
     fn note(&mut self, id: u32) -> Result<(), RequestError> {
         self.history.push(id);
         self.ngrams.extend(&[id]);
+        self.bad_words.push(id);
         match &mut self.constraint {
             Some(constraint) => constraint.accept(id).map_err(broken),
             None => Ok(()),
         }
     }
 
+    /// What of the chain changes single logits, whatever the temperature.
+    fn apply_rules(&mut self, logits: &mut [f32], suppressed: &[u32]) -> Result<(), RequestError> {
+        if let Some(constraint) = &mut self.constraint {
+            constraint.mask(logits).map_err(broken)?;
+        }
+        if let Some(allowed) = &self.sampling.allowed_tokens {
+            allowed::keep_only(logits, allowed);
+        }
+        self.bad_words.rule_out(logits);
+        for &(id, bias) in &self.sampling.logit_bias {
+            change(logits, id, |l| l + bias);
+        }
+        for &id in suppressed {
+            change(logits, id, |_| f32::NEG_INFINITY);
+        }
+        self.history.penalize(&self.sampling, logits);
+        self.ngrams.rule_out(logits);
+        Ok(())
+    }
+
     /// Chooses by `logits`, `[vocab]`, which are used up. `suppressed` ids cannot be chosen.
     /// `scratch` is room to work in, kept by the caller between calls.
     ///
     /// # Errors
-    /// [`RequestError::InvalidLogits`] for NaN or positive infinity, and where no token is
-    /// possible. Negative infinity is a token that the model rules out.
+    /// [`RequestError::InvalidLogits`] for NaN or positive infinity, and where the model makes no
+    /// token possible. Negative infinity is a token that the model rules out.
+    /// [`RequestError::NothingAllowed`] where the request rules out all others.
     pub(crate) fn choose(
         &mut self,
         logits: &mut [f32],
@@ -102,27 +133,18 @@ impl Sampler {
         if logits.iter().any(|l| l.is_nan() || *l == f32::INFINITY) {
             return Err(RequestError::InvalidLogits);
         }
+        if !logits.iter().any(|l| l.is_finite()) {
+            return Err(RequestError::InvalidLogits);
+        }
         let raw = self.sampling.logprobs.map(|top| (top, logits.to_vec()));
-
-        if let Some(constraint) = &mut self.constraint {
-            constraint.mask(logits).map_err(broken)?;
-        }
-        for &(id, bias) in &self.sampling.logit_bias {
-            change(logits, id, |l| l + bias);
-        }
-        for &id in suppressed {
-            change(logits, id, |_| f32::NEG_INFINITY);
-        }
-        self.history.penalize(&self.sampling, logits);
-        self.ngrams.rule_out(logits);
-
+        self.apply_rules(logits, suppressed)?;
         let id = if self.sampling.temperature == 0.0 {
             first_highest(logits)
         } else {
             let uniform = self.rng.random::<f64>();
             draw::draw(&self.sampling, logits, uniform, scratch)
         };
-        let id = id.ok_or(RequestError::InvalidLogits)?;
+        let id = id.ok_or(RequestError::NothingAllowed)?;
         self.note(id)?;
         let logprobs = raw.map(|(top, raw)| logprobs::report(&raw, id, top, scratch));
         Ok(Choice { id, logprobs })
@@ -172,5 +194,7 @@ fn highest(logits: &[f32], count: usize, ids: &mut Vec<u32>) {
     }
 }
 
+#[cfg(test)]
+mod reference;
 #[cfg(test)]
 mod tests;

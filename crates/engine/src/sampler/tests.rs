@@ -104,7 +104,7 @@ fn suppressed_tokens_are_never_chosen() {
     assert_eq!(suppress(&mut sampler, &[0, 7]), Ok(2));
     assert_eq!(suppress(&mut sampler, &[0, 2]), Ok(1));
     let all = suppress(&mut sampler, &[0, 1, 2]);
-    assert_eq!(all, Err(RequestError::InvalidLogits));
+    assert_eq!(all, Err(RequestError::NothingAllowed));
 }
 
 /// Worked by hand: the logits after each penalty, read off as log probabilities' differences
@@ -446,7 +446,7 @@ fn runs_are_ruled_out_for_drawn_tokens_too() {
     assert_eq!(choose(&mut sampler, &[9.0, 9.0, -9.0]).unwrap().id, 2);
     // Nothing is left.
     let error = choose(&mut sampler, &[9.0, 9.0, -9.0]).unwrap_err();
-    assert_eq!(error, RequestError::InvalidLogits);
+    assert_eq!(error, RequestError::NothingAllowed);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use vlmd_api::{
 };
 
 use crate::answer::End;
+use crate::auth::Caller;
 use crate::error::Refusal;
 use crate::generation::{self, Generation};
 use crate::state::{AppState, ServedModel, unix_time};
@@ -45,11 +46,12 @@ pub(crate) async fn chat_completions(
 ) -> Result<Response, Refusal> {
     let model = state.model()?;
     let admission = state.admit()?;
+    let caller = request.extensions().get::<Caller>().copied();
     let body = body::read_json(request, state.config()).await?;
     let mut request = parse(body).await?;
     check_name(model, &request.model)?;
     generation::check_token_ids(model, &request)?;
-    let prompt = prompt::prepare(&state, model, &mut request).await?;
+    let prompt = prompt::prepare(&state, model, &mut request, caller).await?;
     let generation = Generation::submit(&state, admission, model, &request, &prompt)?;
     let logprobs = request.wanted_logprobs().is_some();
     if request.stream == Some(true) {

@@ -11,8 +11,12 @@ mod images;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
+mod pictures;
+#[cfg(test)]
 mod script;
 #[cfg(test)]
 mod server;
 #[cfg(test)]
 mod stream;
+#[cfg(test)]
+mod words;

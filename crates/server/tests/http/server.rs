@@ -12,7 +12,9 @@ use tokio::task::JoinHandle;
 use vlmd_backend::KvDtype;
 use vlmd_engine::{Engine, EngineConfig, Sampling, Stats};
 use vlmd_media::{MediaConfig, MediaGate};
-use vlmd_server::{ModelSlot, ServeError, ServedModel, ServerConfig, serve};
+use vlmd_server::{
+    ModelSlot, PictureMemory, PictureStore, ServeError, ServedModel, ServerConfig, serve,
+};
 
 use crate::script::{ScriptedModel, ScriptedProcessor};
 
@@ -23,6 +25,7 @@ pub(crate) const MODEL: &str = "org/alphabet";
 pub(crate) struct Setup {
     pub(crate) config: ServerConfig,
     pub(crate) media: MediaConfig,
+    pub(crate) pictures: PictureMemory,
     pub(crate) max_model_len: usize,
     pub(crate) max_num_seqs: usize,
     pub(crate) max_queue: usize,
@@ -37,6 +40,7 @@ impl Default for Setup {
         Self {
             config: ServerConfig::default(),
             media: MediaConfig::default(),
+            pictures: PictureMemory::default(),
             max_model_len: 4096,
             max_num_seqs: 64,
             max_queue: 64,
@@ -171,6 +175,7 @@ pub(crate) async fn load(setup: Setup) -> (ServerConfig, ServedModel) {
         processor: Arc::new(ScriptedProcessor::new(setup.points)),
         engine,
         media: MediaGate::new(setup.media).unwrap(),
+        pictures: PictureStore::new(setup.pictures),
         vocab_size: 257,
         max_images: 5,
         default_max_tokens: usize::MAX,
