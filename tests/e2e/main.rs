@@ -23,6 +23,8 @@ mod lifecycle;
 #[cfg(test)]
 mod mllama;
 #[cfg(test)]
+mod pictures;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod support;

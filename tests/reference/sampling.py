@@ -1,6 +1,6 @@
 """Golden of the sampler: distributions as transformers' own logits processors warp them.
 
-`golden.json` has cases of `logits` [vocab] (null where the model rules a token out), the ids of `prompt` and `answer`, `sampling` as the
+`distributions.json` has cases of `logits` [vocab] (null where the model rules a token out), the ids of `prompt` and `answer`, `sampling` as the
 engine calls its settings (what is absent is off), `suppressed` ids, and `probabilities` [vocab]: what
 a token is drawn by. To be met within 1e-5, zeros exactly.
 
@@ -69,7 +69,7 @@ def case(name, logits, sampling, prompt=(), answer=(), suppressed=()):
 
 
 def make(out):
-    """Writes `golden.json` into the folder `out`."""
+    """Writes `distributions.json` into the folder `out`."""
     generator = torch.Generator().manual_seed(1)
 
     def logits(spread):
@@ -119,4 +119,4 @@ def make(out):
     path = Path(out)
     path.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(entry) for entry in cases)
-    (path / "golden.json").write_text(f'{{"cases": [\n{lines}\n]}}\n')
+    (path / "distributions.json").write_text(f'{{"cases": [\n{lines}\n]}}\n')

@@ -80,6 +80,12 @@ impl<'a> DataUri<'a> {
         if !self.base64 {
             return Ok(bytes.into_owned());
         }
+        // What nearly every client sends, in one pass instead of three.
+        let padding = bytes.iter().rev().take(2).take_while(|byte| **byte == b'=');
+        let unpadded = &bytes[..bytes.len() - padding.count()];
+        if let Ok(decoded) = BASE64.decode(unpadded) {
+            return Ok(decoded);
+        }
         let mut digits = Vec::with_capacity(bytes.len());
         digits.extend(bytes.iter().filter(|byte| !byte.is_ascii_whitespace()).map(
             |byte| match byte {

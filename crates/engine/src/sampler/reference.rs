@@ -75,8 +75,8 @@ fn probabilities(case: &Value) -> Vec<f64> {
 
 #[test]
 fn distributions_are_those_of_transformers() {
-    let path =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/sampling/golden.json");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/golden/sampling/distributions.json");
     let golden: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let cases = golden["cases"].as_array().unwrap();
     assert!(cases.len() > 40);

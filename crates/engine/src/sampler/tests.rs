@@ -377,7 +377,28 @@ fn reference_support(sampling: &Sampling, logits: &[f32]) -> Vec<u32> {
         before += weight(id);
         kept.push(id);
     }
+    if sampling.typical_p < 1.0 {
+        reference_typical(&mut kept, weight, f64::from(sampling.typical_p));
+    }
     kept
+}
+
+/// As `TypicalLogitsWarper` is written, line by line.
+fn reference_typical(kept: &mut Vec<u32>, weight: impl Fn(u32) -> f64, mass: f64) {
+    let total: f64 = kept.iter().map(|&id| weight(id)).sum();
+    let p = |id: u32| weight(id) / total;
+    let entropy: f64 = kept.iter().map(|&id| -p(id) * p(id).ln()).sum();
+    let shifted = |id: u32| (-p(id).ln() - entropy).abs();
+    let mut sorted = kept.clone();
+    sorted.sort_by(|&a, &b| shifted(a).total_cmp(&shifted(b)));
+    let mut cumulative = 0.0;
+    let below = sorted.iter().take_while(|&&id| {
+        cumulative += p(id);
+        cumulative < mass
+    });
+    let last = sorted[below.count().min(sorted.len() - 1)];
+    // What is as far as the last one, up to rounding, is as good.
+    kept.retain(|&id| shifted(id) <= shifted(last) + 1e-9);
 }
 
 proptest! {
@@ -389,18 +410,19 @@ proptest! {
         top_k in proptest::option::of(1_u32..700),
         top_p in prop_oneof![Just(1.0_f32), 0.01_f32..0.999],
         min_p in prop_oneof![Just(0.0_f32), 0.001_f32..0.5],
+        typical_p in prop_oneof![Just(1.0_f32), 0.05_f32..0.999],
         temperature in 0.2_f32..2.0,
         uniform in 0.0_f64..1.0,
     ) {
         let mut rng = StdRng::seed_from_u64(seed);
         let logits: Vec<f32> = (0..600).map(|_| spread * rng.random::<f32>()).collect();
-        let sampling = Sampling { temperature, top_k, top_p, min_p, ..Sampling::default() };
+        let sampling = Sampling { temperature, top_k, top_p, min_p, typical_p, ..Sampling::default() };
         let kept = reference_support(&sampling, &logits);
         let id = draw::draw(&sampling, &mut logits.clone(), uniform, &mut Vec::new()).unwrap();
         prop_assert!(kept.contains(&id), "{} is not among {:?}", id, kept);
         // The ends of the range reach the ends of the support, where rounding cannot hide them.
         let end = |uniform| draw::draw(&sampling, &mut logits.clone(), uniform, &mut Vec::new());
-        if top_p < 1.0 || top_k.is_some_and(|k| k < 600) {
+        if top_p < 1.0 || typical_p < 1.0 || top_k.is_some_and(|k| k < 600) {
             prop_assert_eq!(end(0.0), kept.first().copied());
             let weakest = logits[kept[kept.len() - 1] as usize] - logits[kept[0] as usize];
             if weakest / temperature > -15.0 {

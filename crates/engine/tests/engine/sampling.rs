@@ -2,7 +2,7 @@
 
 use futures::StreamExt;
 use futures::future::join_all;
-use vlmd_engine::{Event, FinishReason, GenerateRequest, Sampling};
+use vlmd_engine::{Event, FinishReason, GenerateRequest, RequestError, Sampling};
 
 use crate::support::{Answer, Rig, WORDS, ask, collect, expected, words};
 
@@ -78,6 +78,54 @@ async fn a_seed_gives_the_same_answer_alone_and_among_others() {
     assert_eq!(answers[5], alone);
     assert_eq!(answers[9], alone);
     assert_ne!(rig.run(sampled(8, 1, 40)).await, alone);
+}
+
+#[tokio::test]
+async fn what_a_request_rules_out_changes_nothing_for_others() {
+    let rig = Rig::new(|config| config.max_num_batched_tokens = 24);
+    let mut bounded = sampled(7, 1, 30);
+    bounded.sampling.typical_p = 0.7;
+    let free = rig.run(bounded.clone()).await;
+    // Any pair of neighbours is a run that the answer must then not have; and whatever it says
+    // instead is among these.
+    bounded.sampling.bad_words = vec![free.ids[3..5].to_vec(), vec![free.ids[9]]];
+    bounded.sampling.allowed_tokens = Some((0..WORDS).rev().step_by(2).chain([9999]).collect());
+    let alone = rig.run(bounded.clone()).await;
+    let words = &bounded.sampling.bad_words;
+    assert_eq!(alone.ids.len(), 30);
+    assert!(alone.ids.iter().all(|id| id % 2 == (WORDS - 1) % 2));
+    assert!(
+        alone
+            .ids
+            .windows(2)
+            .all(|pair| pair != words[0] && pair[1] != words[1][0])
+    );
+    let plain = sampled(3, 1, 30);
+    let plain_alone = rig.run(plain.clone()).await;
+    let streams: Vec<_> = (0..10)
+        .map(|n| rig.submit(if n % 2 == 0 { &bounded } else { &plain }.clone()))
+        .collect();
+    for (n, answer) in join_all(streams.into_iter().map(collect))
+        .await
+        .iter()
+        .enumerate()
+    {
+        assert_eq!(answer, if n % 2 == 0 { &alone } else { &plain_alone });
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_rules_everything_out_fails_by_itself() {
+    let rig = Rig::new(|_| ());
+    let mut request = ask(words(1, 10), 6);
+    request.sampling.allowed_tokens = Some(vec![17]);
+    request.sampling.bad_words = vec![vec![17, 17, 17]];
+    let answer = rig.run(request).await;
+    assert_eq!(answer.ids, [17, 17]);
+    assert_eq!(answer.end, Event::Failed(RequestError::NothingAllowed));
+    let request = ask(words(1, 10), 6);
+    let expected = Answer::full(expected(&request.prompt, 6));
+    assert_eq!(rig.run(request).await, expected);
 }
 
 #[tokio::test]
