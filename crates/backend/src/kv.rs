@@ -199,6 +199,7 @@ mod tests {
         vocab_size: 100,
         input_vocab_size: 100,
         max_positions: 4096,
+        long_beyond: None,
         cross_feature_bytes: 0,
     };
 

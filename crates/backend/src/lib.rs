@@ -40,6 +40,10 @@ pub struct ModelSpec {
     pub input_vocab_size: usize,
     /// Most positions that one sequence may take, prompt and answer together.
     pub max_positions: usize,
+    /// Sequences that may grow beyond so many tokens are computed otherwise from their first
+    /// token on (LongRoPE), so that their keys are of no use to shorter ones. `None` where length
+    /// makes no difference.
+    pub long_beyond: Option<usize>,
     /// Bytes that the encoder keeps for each feature of a picture which tokens reach by
     /// cross-attention, for as long as the request lives. 0 where none do.
     pub cross_feature_bytes: usize,
@@ -199,6 +203,6 @@ pub trait Model: Send {
     /// logits of `step.logit_rows`, `[rows, vocab]`, f32.
     ///
     /// # Errors
-    /// When the device fails. The cache's blocks named in `step` are then undefined.
+    /// When the device fails. The blocks that `kv_slots` lie in are then undefined.
     fn forward(&self, step: &Step, cache: &KvCache) -> Result<Tensor>;
 }

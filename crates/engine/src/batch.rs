@@ -21,7 +21,9 @@ pub(crate) struct Slice<'a> {
     /// What tokens look at by cross-attention.
     pub(crate) cross: &'a [CrossSpan],
     /// Features of each image, for as long as any row needs them.
-    pub(crate) features: &'a [Tensor],
+    pub(crate) features: &'a [Option<Tensor>],
+    /// How many of the last rows are asked for logits.
+    pub(crate) logits: usize,
 }
 
 /// `EngineConfig::resolve` bounds rows, slots and lengths by `u32::MAX`.
@@ -29,7 +31,7 @@ fn index(n: usize) -> u32 {
     n as u32
 }
 
-/// Puts the slices side by side. Logits are wanted for those that reach their last known token.
+/// Puts the slices side by side.
 ///
 /// # Errors
 /// When the device fails to narrow image features.
@@ -62,9 +64,8 @@ pub(crate) fn build(slices: &[Slice<'_>]) -> Result<Step> {
         for span in slice.cross {
             step.cross.extend(cross_rows(slice, span, first_row)?);
         }
-        if slice.rows.end == slice.known.len() {
-            step.logit_rows.push(index(step.tokens.len() - 1));
-        }
+        let end = step.tokens.len();
+        step.logit_rows.extend((end - slice.logits..end).map(index));
     }
     Ok(step)
 }
@@ -76,10 +77,8 @@ fn common(rows: &Range<usize>, span: &Range<usize>) -> Option<Range<usize>> {
 }
 
 fn features<'a>(slice: &Slice<'a>, image: usize) -> Result<&'a Tensor> {
-    slice
-        .features
-        .get(image)
-        .ok_or_else(|| Error::msg("an image has no features"))
+    let features = slice.features.get(image).and_then(Option::as_ref);
+    features.ok_or_else(|| Error::msg("an image has no features"))
 }
 
 /// The rows of `span` that fall into `slice`, which begins at the step's row `first_row`.
@@ -123,12 +122,13 @@ mod tests {
             spans: &[],
             cross: &[],
             features: &[],
+            logits: 0,
         }
     }
 
     #[test]
     fn rows_look_at_the_pictures_of_the_span_they_fall_into() {
-        let pictures = [1f32, 2.].map(|x| Tensor::new(&[x], &Device::Cpu).unwrap());
+        let pictures = [1f32, 2.].map(|x| Some(Tensor::new(&[x], &Device::Cpu).unwrap()));
         let span = |images: &[usize], tokens, unseen| CrossSpan {
             images: images
                 .iter()
@@ -162,11 +162,9 @@ mod tests {
     #[test]
     fn a_prefill_chunk_and_a_decode_stand_side_by_side() {
         let long: Vec<u32> = (100..140).collect();
-        let step = build(&[
-            slice(&[7, 8, 9], 2..3, &[5, 6]),
-            slice(&long, 30..36, &[3, 1, 0]),
-        ])
-        .unwrap();
+        let mut decode = slice(&[7, 8, 9], 2..3, &[5, 6]);
+        decode.logits = 1;
+        let step = build(&[decode, slice(&long, 30..36, &[3, 1, 0])]).unwrap();
         assert_eq!(step.tokens, [9, 130, 131, 132, 133, 134, 135]);
         assert_eq!(step.positions, [2, 30, 31, 32, 33, 34, 35]);
         let slots = [5 * 32 + 2, 3 * 32 + 30, 3 * 32 + 31, 32, 33, 34, 35];
@@ -180,12 +178,23 @@ mod tests {
     }
 
     #[test]
+    fn logits_are_asked_for_of_the_last_rows() {
+        let known: Vec<u32> = (0..9).collect();
+        let mut guessed = slice(&known, 5..9, &[0]);
+        guessed.logits = 3;
+        let mut decode = slice(&known, 8..9, &[1]);
+        decode.logits = 1;
+        let step = build(&[guessed, slice(&known, 0..4, &[2]), decode]).unwrap();
+        assert_eq!(step.logit_rows, [1, 2, 3, 8]);
+    }
+
+    #[test]
     fn chunk_borders_within_a_picture_give_each_row_its_own_feature() {
         let features = [
             Tensor::arange(0f32, 10., &Device::Cpu).unwrap(),
             Tensor::arange(100f32, 106., &Device::Cpu).unwrap(),
         ]
-        .map(|t| t.reshape(((), 2)).unwrap());
+        .map(|t| Some(t.reshape(((), 2)).unwrap()));
         let span = |image, tokens| ImageSpan { image, tokens };
         // Five features, then three, then the first picture again.
         let spans = [span(0, 1..6), span(1, 6..9), span(0, 10..15)];

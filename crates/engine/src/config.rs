@@ -1,9 +1,13 @@
 //! How large the engine is, and why it did not start.
 
+use std::cmp::Ordering;
+
 use vlmd_backend::{BLOCK_TOKENS, KvDtype, ModelSpec};
 
+use crate::speculation::Speculation;
+
 /// Sizes of an engine, fixed for its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EngineConfig {
     /// Most requests that are computed side by side, at least 1.
     pub max_num_seqs: usize,
@@ -13,8 +17,14 @@ pub struct EngineConfig {
     /// Most tokens of one prompt in one step, at least 1. Smaller chunks shorten the pause that a
     /// long prompt means for the answers beside it, and cost throughput.
     pub max_prefill_chunk: usize,
-    /// Most requests that wait for a seat, at least 1. The next one is refused.
+    /// Most answers that wait for a seat, at least 1. The next one is refused.
     pub max_queue: usize,
+    /// Most tokens of the prompts that wait, together, at least 1.
+    pub max_queued_tokens: usize,
+    /// How many times as long as a step that only decodes another one may take, above 1: what is
+    /// beyond goes to prompts and pictures of newcomers. Infinity is no bound. Without meaning
+    /// while nobody is answered.
+    pub max_step_stretch: f64,
     /// Most tokens of one request, prompt and answer together, at least 2 and at most the
     /// model's positions. Bounded further by what `kv_blocks` can hold.
     pub max_model_len: usize,
@@ -25,6 +35,12 @@ pub struct EngineConfig {
     /// Bytes beside the KV cache, shared by all requests, for what answers look at by
     /// cross-attention. Without meaning for models that have none.
     pub cross_bytes: usize,
+    /// Look up prefixes that earlier requests have left in the cache.
+    pub prefix_cache: bool,
+    /// Bytes of features that are kept for pictures that come again; 0 keeps none.
+    pub encoder_cache_bytes: usize,
+    /// Guess at next tokens; `None` does not.
+    pub speculation: Option<Speculation>,
 }
 
 impl EngineConfig {
@@ -36,6 +52,12 @@ impl EngineConfig {
     pub const DEFAULT_MAX_PREFILL_CHUNK: usize = 2048;
     /// Default of `max_queue`.
     pub const DEFAULT_MAX_QUEUE: usize = 256;
+    /// Default of `max_queued_tokens`: pixels and tokens of so many wait in memory.
+    pub const DEFAULT_MAX_QUEUED_TOKENS: usize = 1 << 20;
+    /// Default of `max_step_stretch`.
+    pub const DEFAULT_MAX_STEP_STRETCH: f64 = 2.0;
+    /// Default of `encoder_cache_bytes`.
+    pub const DEFAULT_ENCODER_CACHE_BYTES: usize = 512 << 20;
 
     /// The defaults for a cache of `kv_blocks` blocks of `kv_dtype`.
     #[must_use]
@@ -45,10 +67,15 @@ impl EngineConfig {
             max_num_batched_tokens: Self::DEFAULT_MAX_NUM_BATCHED_TOKENS,
             max_prefill_chunk: Self::DEFAULT_MAX_PREFILL_CHUNK,
             max_queue: Self::DEFAULT_MAX_QUEUE,
+            max_queued_tokens: Self::DEFAULT_MAX_QUEUED_TOKENS,
+            max_step_stretch: Self::DEFAULT_MAX_STEP_STRETCH,
             max_model_len,
             kv_blocks,
             kv_dtype,
             cross_bytes: 0,
+            prefix_cache: true,
+            encoder_cache_bytes: Self::DEFAULT_ENCODER_CACHE_BYTES,
+            speculation: None,
         }
     }
 
@@ -79,6 +106,17 @@ impl EngineConfig {
         )?;
         at_least("max_prefill_chunk", self.max_prefill_chunk, 1)?;
         at_least("max_queue", self.max_queue, 1)?;
+        at_least("max_queued_tokens", self.max_queued_tokens, 1)?;
+        if let Some(speculation) = self.speculation {
+            at_least("speculation.tokens", speculation.tokens, 1)?;
+            at_least("speculation.min_ngram", speculation.min_ngram, 1)?;
+            let least = speculation.min_ngram;
+            at_least("speculation.max_ngram", speculation.max_ngram, least)?;
+        }
+        // No number is not above 1 either.
+        if self.max_step_stretch.partial_cmp(&1.0) != Some(Ordering::Greater) {
+            return Err(StartError::Stretch(self.max_step_stretch));
+        }
         at_least("max_model_len", self.max_model_len, 2)?;
         at_least("kv_blocks", self.kv_blocks, 1)?;
 
@@ -125,6 +163,9 @@ pub enum StartError {
         /// What it may be at most.
         bound: usize,
     },
+    /// A step is to take no longer than one that only decodes: nothing else could ever happen.
+    #[error("`max_step_stretch` must be above 1, not {0}")]
+    Stretch(f64),
     /// The device has no room for the cache.
     #[error("no room for a KV cache of {blocks} blocks: {source}")]
     Cache {
@@ -153,6 +194,7 @@ mod tests {
         vocab_size: 100,
         input_vocab_size: 100,
         max_positions: 4096,
+        long_beyond: None,
         cross_feature_bytes: 0,
     };
 
@@ -189,7 +231,7 @@ mod tests {
     #[test]
     fn every_size_out_of_bounds_is_named_with_bound_and_value() {
         type Spoil = fn(&mut EngineConfig);
-        let cases: [(Spoil, &str); 9] = [
+        let cases: [(Spoil, &str); 13] = [
             (
                 |c| c.max_num_seqs = 0,
                 "`max_num_seqs` must be at least 1, not 0",
@@ -207,6 +249,28 @@ mod tests {
                 "`max_prefill_chunk` must be at least 1, not 0",
             ),
             (|c| c.max_queue = 0, "`max_queue` must be at least 1, not 0"),
+            (
+                |c| c.max_queued_tokens = 0,
+                "`max_queued_tokens` must be at least 1, not 0",
+            ),
+            (
+                |c| c.max_step_stretch = 1.0,
+                "`max_step_stretch` must be above 1, not 1",
+            ),
+            (
+                |c| c.max_step_stretch = f64::NAN,
+                "`max_step_stretch` must be above 1, not NaN",
+            ),
+            (
+                |c| {
+                    c.speculation = Some(Speculation {
+                        tokens: 2,
+                        min_ngram: 3,
+                        max_ngram: 2,
+                    });
+                },
+                "`speculation.max_ngram` must be at least 3, not 2",
+            ),
             (
                 |c| c.max_model_len = 1,
                 "`max_model_len` must be at least 2, not 1",

@@ -2,22 +2,24 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc::unbounded_channel, watch};
-use vlmd_backend::{KvCache, Model, ModelSpec};
+use vlmd_backend::{ImageInput, KvCache, Model, ModelSpec};
 
 use crate::block_pool::BlockPool;
 use crate::byte_budget::ByteBudget;
 use crate::config::{EngineConfig, StartError};
+use crate::prefix::Chain;
 use crate::prompt;
 use crate::request::{GenerateRequest, SubmitError};
-use crate::scheduler::Policy;
-use crate::sequence::Pending;
-use crate::stats::{Stats, Status, Ticket};
+use crate::sampler::Sampler;
+use crate::scheduler::Rank;
+use crate::sequence::{Deadlines, Parts, Prompt, Scores, Sequence, Voice};
+use crate::stats::{Line, Stats, Status, Ticket};
 use crate::stream::EventStream;
 use crate::worker::{Command, Worker};
 
@@ -35,7 +37,11 @@ struct Inner {
     alive: watch::Receiver<()>,
     spec: ModelSpec,
     max_model_len: usize,
-    max_queue: usize,
+    line: Line,
+    prefix_cache: bool,
+    started: Instant,
+    /// Of the next request.
+    numbers: AtomicU64,
 }
 
 impl fmt::Debug for Engine {
@@ -45,6 +51,83 @@ impl fmt::Debug for Engine {
             .field("max_model_len", &self.inner.max_model_len)
             .field("stats", &self.stats())
             .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    /// A request that was found right, with a ticket for each answer.
+    fn sequence(
+        &self,
+        request: GenerateRequest,
+        cross_bytes: usize,
+        (first, others): (Ticket, Vec<Ticket>),
+    ) -> Sequence {
+        let GenerateRequest {
+            mut prompt,
+            sampling,
+            limits,
+            constraint,
+            choices: _,
+            service,
+            prompt_logprobs,
+        } = request;
+        let now = Instant::now();
+        let len = prompt.tokens.len();
+        let max_len = len
+            .saturating_add(limits.max_tokens.max(1))
+            .min(self.max_model_len);
+        let voice = |choice: u64, ticket| {
+            let mut sampling = sampling.clone();
+            // Equal seeds would give equal answers.
+            sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(choice));
+            let text = prompt::text(&prompt);
+            let sampler = Sampler::new(sampling, constraint.clone(), text);
+            let sampler = sampler.after(&prompt.tokens);
+            Voice { sampler, ticket }
+        };
+        let first = voice(0, first);
+        let others = (1..).zip(others);
+        let others = others
+            .map(|(choice, ticket)| voice(choice, ticket))
+            .collect();
+        // Fillers may be any number, and a model may look up all rows before it splices.
+        for span in &prompt.spans {
+            prompt.tokens[span.tokens.clone()].fill(0);
+        }
+        let long = self.spec.long_beyond.is_some_and(|most| max_len > most);
+        let arrived = now.duration_since(self.started).as_millis();
+        let arrived = u64::try_from(arrived).unwrap_or(u64::MAX);
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let within = |time: Option<Duration>| time.and_then(|time| now.checked_add(time));
+        let shared = Prompt {
+            len,
+            keys: prompt.images.iter().map(ImageInput::key).collect(),
+            spans: prompt.spans,
+            cross: prompt.cross,
+            images: prompt.images,
+            limits,
+            max_len,
+            cross_bytes,
+        };
+        let parts = Parts {
+            rank: Rank::new(arrived, service.priority, number),
+            prompt: Arc::new(shared),
+            tokens: prompt.tokens,
+            chain: self
+                .prefix_cache
+                .then(|| Chain::new(&service.cache_salt, long)),
+            scores: prompt_logprobs.map(|top| Scores {
+                top,
+                tokens: Vec::new(),
+            }),
+            deadlines: Deadlines {
+                entry: within(service.entry_within),
+                end: within(service.end_within),
+            },
+            voice: first,
+            others,
+        };
+        Sequence::new(parts, &self.status.pool)
     }
 }
 
@@ -64,13 +147,8 @@ impl Engine {
         // `resolve` bounds the blocks far below `u32::MAX`.
         let pool = BlockPool::new(blocks as u32);
         let status = Arc::new(Status::new(pool, ByteBudget::new(config.cross_bytes)));
-        let policy = Policy {
-            max_num_seqs: config.max_num_seqs,
-            max_num_batched_tokens: config.max_num_batched_tokens,
-            max_prefill_chunk: config.max_prefill_chunk,
-        };
         let (commands, inbox) = mpsc::channel();
-        let worker = Worker::new(model, cache, policy, Arc::clone(&status), inbox);
+        let worker = Worker::new(model, cache, &config, Arc::clone(&status), inbox);
 
         let (alive_guard, alive) = watch::channel(());
         let (warm, warmed) = mpsc::channel();
@@ -93,17 +171,23 @@ impl Engine {
                 alive,
                 spec,
                 max_model_len,
-                max_queue: config.max_queue,
+                line: Line {
+                    answers: config.max_queue,
+                    tokens: config.max_queued_tokens,
+                },
+                prefix_cache: config.prefix_cache,
+                started: Instant::now(),
+                numbers: AtomicU64::new(0),
             }),
         })
     }
 
-    /// Puts a request into the line and gives its events. An answer that would outgrow
-    /// [`Engine::max_model_len`] ends there with `Length`.
+    /// Puts a request into the line and gives the events of each of its answers, at least one. An
+    /// answer that would outgrow [`Engine::max_model_len`] ends there with `Length`.
     ///
     /// # Errors
     /// See [`SubmitError`].
-    pub fn submit(&self, request: GenerateRequest) -> Result<EventStream, SubmitError> {
+    pub fn submit(&self, request: GenerateRequest) -> Result<Vec<EventStream>, SubmitError> {
         let inner = &*self.inner;
         if !inner.status.is_open() {
             return Err(SubmitError::NotRunning);
@@ -125,19 +209,23 @@ impl Engine {
                 limit: cross_limit,
             });
         }
-        let max_len = prompt
-            .saturating_add(request.limits.max_tokens.max(1))
-            .min(limit);
-
-        let (events, stream) = unbounded_channel();
-        let ticket = Ticket::queue(&inner.status, inner.max_queue, events)
-            .map_err(|waiting| SubmitError::QueueFull { waiting })?;
-        let pending = Box::new(Pending::new(request, max_len, needed, ticket));
+        let mut streams = Vec::with_capacity(request.choices);
+        let mut queue = |tokens| {
+            let (events, stream) = unbounded_channel();
+            let ticket = Ticket::queue(&inner.status, inner.line, tokens, events)?;
+            streams.push(EventStream::new(stream));
+            Ok(ticket)
+        };
+        // The prompt waits once.
+        let first = queue(prompt)?;
+        let others = (1..request.choices).map(|_| queue(0));
+        let tickets = (first, others.collect::<Result<Vec<_>, _>>()?);
+        let sequence = Box::new(inner.sequence(request, needed, tickets));
         inner
             .commands
-            .send(Command::Submit(pending))
+            .send(Command::Submit(sequence))
             .map_err(|_| SubmitError::NotRunning)?;
-        Ok(EventStream::new(stream))
+        Ok(streams)
     }
 
     /// Most tokens of one request, prompt and answer together: the configured bound or what the

@@ -52,11 +52,14 @@ mod byte_budget;
 mod config;
 mod constraint;
 mod engine;
+mod pacer;
+mod prefix;
 mod prompt;
 mod request;
 mod sampler;
 mod scheduler;
 mod sequence;
+mod speculation;
 mod stats;
 mod stream;
 mod worker;
@@ -65,7 +68,9 @@ pub use config::{EngineConfig, StartError};
 pub use constraint::{Constraint, ConstraintError};
 pub use engine::Engine;
 pub use request::{
-    Event, FinishReason, GenerateRequest, Limits, Logprobs, RequestError, Sampling, SubmitError,
+    Event, FinishReason, GenerateRequest, Limits, Logprobs, RequestError, Sampling, Service,
+    SubmitError,
 };
-pub use stats::Stats;
+pub use speculation::Speculation;
+pub use stats::{SPEC_POSITIONS, Stats};
 pub use stream::EventStream;

@@ -95,6 +95,7 @@ mod tests {
         vocab_size: 10,
         input_vocab_size: 10,
         max_positions: 64,
+        long_beyond: None,
         cross_feature_bytes: 0,
     };
 

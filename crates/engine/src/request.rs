@@ -1,5 +1,7 @@
 //! What goes into the engine and what comes out of it.
 
+use std::time::Duration;
+
 use vlmd_backend::Prepared;
 
 use crate::constraint::Constraint;
@@ -75,7 +77,7 @@ pub struct Limits {
     pub stop_ids: Vec<u32>,
 }
 
-/// One answer to be generated.
+/// A prompt to be answered.
 #[derive(Debug, Clone)]
 pub struct GenerateRequest {
     /// The prompt.
@@ -86,6 +88,44 @@ pub struct GenerateRequest {
     pub limits: Limits,
     /// What the answer may say at all; `None` is anything.
     pub constraint: Option<Box<dyn Constraint>>,
+    /// Answers, at least 1. They share the computation of the prompt. Where a seed is given, each
+    /// after the first has the one after it.
+    pub choices: usize,
+    /// How it is placed among others.
+    pub service: Service,
+    /// Report the log probabilities of the prompt's tokens and those of this many of the best at
+    /// each place. Goes with the first answer.
+    pub prompt_logprobs: Option<usize>,
+}
+
+impl GenerateRequest {
+    /// One answer, with nothing out of the ordinary.
+    #[must_use]
+    pub fn new(prompt: Prepared, sampling: Sampling, limits: Limits) -> Self {
+        Self {
+            prompt,
+            sampling,
+            limits,
+            constraint: None,
+            choices: 1,
+            service: Service::default(),
+            prompt_logprobs: None,
+        }
+    }
+}
+
+/// How a request is placed among others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Service {
+    /// Smaller is served earlier, as in vLLM; 0 is ordinary. Ten seconds of waiting count as much
+    /// as one step of it, so that nobody waits for ever.
+    pub priority: i32,
+    /// Only requests with equal salts share cached prefixes.
+    pub cache_salt: Vec<u8>,
+    /// Time in which it must begin to run, from submission. It then fails with `QueuedTooLong`.
+    pub entry_within: Option<Duration>,
+    /// Time in which it must end, from submission. It then fails with `TimedOut`.
+    pub end_within: Option<Duration>,
 }
 
 /// A token's log probability, with the best ones at its position.
@@ -111,6 +151,10 @@ pub enum FinishReason {
 /// What a request's stream carries: tokens, then exactly one `Finished` or `Failed`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
+    /// Before the first token, if they were asked for: the log probabilities of the prompt's
+    /// tokens. `None` for the first, which nothing comes before, and where the model gave no
+    /// numbers.
+    Prompt(Vec<Option<Logprobs>>),
     /// The next token of the answer.
     Token {
         /// Its id.
@@ -143,6 +187,12 @@ pub enum RequestError {
     /// The constraint on the answer could not be kept.
     #[error("the answer could not be held to the requested format")]
     ConstraintFailed,
+    /// It did not get to run in the time that it had for that.
+    #[error("the request waited for its turn longer than it may")]
+    QueuedTooLong,
+    /// It did not end in the time that it had.
+    #[error("the request took longer than it may")]
+    TimedOut,
     /// The engine stopped before the answer was complete.
     #[error("the server is shutting down")]
     ShuttingDown,
@@ -153,10 +203,25 @@ pub enum RequestError {
 #[non_exhaustive]
 pub enum SubmitError {
     /// The waiting line has its full length.
-    #[error("{waiting} requests are waiting already")]
+    #[error("{waiting} answers are waiting already, and no more than {limit} may")]
     QueueFull {
-        /// Length of the line.
+        /// Answers in the line.
         waiting: usize,
+        /// Most that may be.
+        limit: usize,
+    },
+    /// The prompts in the waiting line have their full length together.
+    #[error(
+        "the prompts that are waiting have {waiting} tokens, with this one's {prompt} more than \
+         the {limit} that they may"
+    )]
+    QueueTokens {
+        /// Tokens of the prompts in the line.
+        waiting: usize,
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Most tokens that may wait.
+        limit: usize,
     },
     /// The prompt and the answer it may give exceed what a sequence can hold.
     #[error("prompt of {prompt} tokens leaves no room in a context of {limit}")]

@@ -60,24 +60,14 @@ impl Generation {
             bad_words: prompt.bad_words.clone(),
             ..sampling(&model.default_sampling, request)
         };
-        let count = request.n.unwrap_or(1);
-        let streams = (0..count)
-            .map(|index| {
-                let mut sampling = sampling.clone();
-                // Equal seeds would give equal answers.
-                sampling.seed = sampling
-                    .seed
-                    .map(|seed| seed.wrapping_add(u64::from(index)));
-                model.engine.submit(GenerateRequest {
-                    prompt: prompt.prepared.clone(),
-                    sampling,
-                    limits: limits.clone(),
-                    constraint: None,
-                })
+        let streams = model
+            .engine
+            .submit(GenerateRequest {
+                choices: request.n.unwrap_or(1) as usize,
+                ..GenerateRequest::new(prompt.prepared.clone(), sampling, limits)
             })
-            .map(|stream| stream.map(Some).map_err(Refusal::Submit))
-            // The first refusal drops the streams before it, which cancels those.
-            .collect::<Result<Vec<_>, _>>()?;
+            .map_err(Refusal::Submit)?;
+        let streams: Vec<_> = streams.into_iter().map(Some).collect();
         let open = streams.len();
         Ok(Self {
             answers: streams

@@ -86,8 +86,38 @@ impl Sampler {
         self
     }
 
+    /// The tokens that must come next by the constraint. None where log probabilities are to be
+    /// reported: those are the model's to tell.
+    pub(crate) fn forced(&mut self) -> Result<Vec<u32>, RequestError> {
+        match &mut self.constraint {
+            Some(constraint) if self.sampling.logprobs.is_none() => {
+                constraint.forced().map_err(broken)
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Whether the constraint lets nothing follow.
+    pub(crate) fn is_complete(&self) -> bool {
+        let complete = |constraint: &Box<dyn Constraint>| constraint.is_complete();
+        self.constraint.as_ref().is_some_and(complete)
+    }
+
+    /// How probable `token` is by `logits`, `[vocab]`, and which `top` are the most probable.
+    /// `None` where the logits are no numbers or there is no such token.
+    pub(crate) fn score(
+        logits: &[f32],
+        token: u32,
+        top: usize,
+        scratch: &mut Vec<u32>,
+    ) -> Option<Logprobs> {
+        let numbers = !logits.iter().any(|l| l.is_nan() || *l == f32::INFINITY);
+        (numbers && (token as usize) < logits.len())
+            .then(|| logprobs::report(logits, token, top, scratch))
+    }
+
     /// Notes a token that the answer has now.
-    fn note(&mut self, id: u32) -> Result<(), RequestError> {
+    pub(crate) fn note(&mut self, id: u32) -> Result<(), RequestError> {
         self.history.push(id);
         self.ngrams.extend(&[id]);
         self.bad_words.push(id);

@@ -1,28 +1,33 @@
 //! The one thread that owns the model, its device and the cache.
 
 mod encode;
+mod features;
 mod guard;
+mod step;
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
-use vlmd_backend::{BLOCK_TOKENS, KvCache, Model, Step};
+use vlmd_backend::{BLOCK_TOKENS, ImageInput, KvCache, Model};
 
-use crate::batch::{self, Slice};
+use crate::batch::Slice;
+use crate::config::EngineConfig;
+use crate::pacer::{Allowance, Pacer, Waits};
 use crate::request::RequestError;
-use crate::scheduler::{self, Chunk, Demand, Policy};
-use crate::sequence::{Pending, Sequence};
+use crate::scheduler::{self, Demand, Policy, Rank, Work};
+use crate::sequence::Sequence;
+use crate::speculation::Speculation;
 use crate::stats::{Ending, Status};
-use guard::guarded;
+use encode::Encoder;
 
 /// What handles tell the worker.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// A newcomer.
-    Submit(Box<Pending>),
+    Submit(Box<Sequence>),
     /// Come to an end by then; `None` is no deadline.
     Shutdown(Option<Instant>),
 }
@@ -35,50 +40,61 @@ pub(crate) struct Worker {
     model: Box<dyn Model>,
     cache: KvCache,
     policy: Policy,
+    speculation: Option<Speculation>,
+    pacer: Pacer,
     status: Arc<Status>,
     commands: Receiver<Command>,
     draining: bool,
     deadline: Option<Instant>,
     /// The line, head first.
-    waiting: VecDeque<Pending>,
+    waiting: BTreeMap<Rank, Vec<Sequence>>,
     /// Oldest first.
     running: Vec<Sequence>,
-    /// Room for the sampler.
-    scratch: Vec<u32>,
+    encoder: Encoder,
 }
 
 impl Worker {
     pub(crate) fn new(
         model: Box<dyn Model>,
         cache: KvCache,
-        policy: Policy,
+        config: &EngineConfig,
         status: Arc<Status>,
         commands: Receiver<Command>,
     ) -> Self {
         Self {
             model,
             cache,
-            policy,
+            policy: Policy {
+                max_num_seqs: config.max_num_seqs,
+                max_num_batched_tokens: config.max_num_batched_tokens,
+                max_prefill_chunk: config.max_prefill_chunk,
+            },
+            speculation: config.speculation,
+            pacer: Pacer::new(config.max_step_stretch, config.max_num_seqs),
+            encoder: Encoder::new(config.encoder_cache_bytes, Arc::clone(&status)),
             status,
             commands,
             draining: false,
             deadline: None,
-            waiting: VecDeque::new(),
+            waiting: BTreeMap::new(),
             running: Vec::new(),
-            scratch: Vec::new(),
         }
     }
 
     /// Works until it is told to stop, nobody is left to tell it anything, or the model is gone.
     pub(crate) fn run(&mut self) {
         while self.receive() {
-            self.drop_cancelled();
-            if self.deadline.is_some_and(|end| Instant::now() >= end) {
+            let now = Instant::now();
+            self.heed_cancellations();
+            if self.deadline.is_some_and(|end| now >= end) {
                 self.fail_all(&RequestError::ShuttingDown);
                 continue;
             }
+            self.end_overdue(now);
             self.admit();
-            if let Err(Gone) = self.step() {
+            let allowance = self.allowance();
+            self.encode(allowance.units);
+            if let Err(Gone) = self.step(allowance.tokens) {
                 tracing::error!("the model does not answer any more: the engine stops");
                 // Before any stream ends, so that nobody who sees an end sees a ready engine.
                 self.status.close();
@@ -106,7 +122,7 @@ impl Worker {
                 }
             };
             match command {
-                Command::Submit(pending) => self.waiting.push_back(*pending),
+                Command::Submit(sequence) => self.line_up(*sequence),
                 Command::Shutdown(deadline) => {
                     self.draining = true;
                     // A second call may bring the end forward, not put it off.
@@ -116,124 +132,119 @@ impl Worker {
         }
     }
 
-    fn drop_cancelled(&mut self) {
-        self.waiting.retain(|pending| !pending.is_cancelled());
-        self.running.retain(|sequence| !sequence.is_cancelled());
+    /// Puts a request into the line. Answers to one prompt have one place.
+    fn line_up(&mut self, sequence: Sequence) {
+        let place = self.waiting.entry(sequence.rank()).or_default();
+        place.push(sequence);
+    }
+
+    fn heed_cancellations(&mut self) {
+        self.waiting.retain(|_, place| {
+            place.retain_mut(Sequence::heed_cancellation);
+            !place.is_empty()
+        });
+        self.running.retain_mut(Sequence::heed_cancellation);
+    }
+
+    fn end_overdue(&mut self, now: Instant) {
+        let overdue = |sequence: &mut Sequence| sequence.overdue(now).is_some();
+        let waiting = self.waiting.values_mut();
+        let mut late: Vec<Sequence> = waiting
+            .flat_map(|place| place.extract_if(.., overdue))
+            .collect();
+        late.extend(self.running.extract_if(.., overdue));
+        self.waiting.retain(|_, place| !place.is_empty());
+        for sequence in late {
+            if let Some(ending) = sequence.overdue(now) {
+                sequence.end(&ending);
+            }
+        }
     }
 
     fn fail_all(&mut self, error: &RequestError) {
-        for pending in self.waiting.drain(..) {
-            pending.end(Ending::Failed(error.clone()));
-        }
-        for sequence in self.running.drain(..) {
-            sequence.end(Ending::Failed(error.clone()));
+        let ending = Ending::Failed(error.clone());
+        let waiting = std::mem::take(&mut self.waiting).into_values().flatten();
+        for sequence in waiting.chain(self.running.drain(..)) {
+            sequence.end(&ending);
         }
     }
 
-    /// Gives seats to the head of the line and encodes the newcomers' pictures.
+    /// Gives seats to the head of the line.
     fn admit(&mut self) {
-        let (pool, cross) = (&self.status.pool, &self.status.cross);
-        let first_new = self.running.len();
-        let free = Demand {
-            blocks: pool.free(),
-            cross_bytes: cross.free(),
-        };
-        let demands = self.waiting.iter().map(Pending::demand);
-        let count = scheduler::admit(demands, first_new, free, &self.policy);
-        for pending in self.waiting.drain(..count) {
-            let demand = pending.demand();
-            match (pool.take(demand.blocks), cross.take(demand.cross_bytes)) {
-                (Some(blocks), Some(share)) => self.running.push(pending.admit(blocks, share)),
-                _ => pending.end(Ending::Failed(RequestError::StepFailed)),
-            }
-        }
-        if first_new == self.running.len() {
-            return;
-        }
-        let newcomers = &self.running[first_new..];
-        let images: Vec<_> = newcomers.iter().map(Sequence::images).collect();
-        let encoded = encode::encode(&*self.model, &images);
-        let newcomers = self.running.split_off(first_new);
-        for (mut sequence, features) in newcomers.into_iter().zip(encoded) {
-            match features {
-                Ok(features) => {
-                    let images = features.len() as u64;
-                    self.status.images_encoded.fetch_add(images, Relaxed);
-                    sequence.set_features(features);
-                    self.running.push(sequence);
-                }
-                Err(reason) => {
-                    tracing::error!(reason, "a request's pictures could not be encoded");
-                    sequence.end(Ending::Failed(RequestError::StepFailed));
-                }
-            }
-        }
-    }
-
-    /// Computes one step. A failure ends the requests that were part of it.
-    fn step(&mut self) -> Result<(), Gone> {
-        let pending: Vec<usize> = self.running.iter().map(Sequence::pending).collect();
-        let plan = scheduler::plan(&pending, &self.policy);
-        if plan.is_empty() {
-            return Ok(());
-        }
-        let started = Instant::now();
-        let slices: Vec<_> = plan
-            .iter()
-            .map(|chunk| self.running[chunk.sequence].slice(chunk.tokens.get()))
-            .collect();
-        match forward(&*self.model, &self.cache, &slices) {
-            Ok(logits) => {
-                self.status.count_step(started.elapsed());
-                self.advance(&plan, logits);
-                Ok(())
-            }
-            Err(reason) => {
-                tracing::error!(reason, requests = plan.len(), "a step failed");
-                self.status.steps_failed.fetch_add(1, Relaxed);
-                let failed = plan.iter().map(|chunk| chunk.sequence);
-                let endings =
-                    failed.map(|sequence| (sequence, Ending::Failed(RequestError::StepFailed)));
-                self.end(endings.collect());
-                self.probe().map_err(|reason| {
-                    tracing::error!(reason, "the probe after a failed step failed, too");
-                    Gone
-                })
-            }
-        }
-    }
-
-    /// Takes note of a step that succeeded: its tokens are cached, and `logits` has a row for
-    /// each chunk that reached the end of what its sequence knew.
-    fn advance(&mut self, plan: &[Chunk], mut logits: Vec<f32>) {
-        let mut rows = logits.chunks_exact_mut(self.model.spec().vocab_size);
-        let mut endings = Vec::new();
-        for chunk in plan {
-            let sequence = &mut self.running[chunk.sequence];
-            let prefilled = sequence.advance(chunk.tokens.get());
-            self.status
-                .tokens_prefilled
-                .fetch_add(prefilled as u64, Relaxed);
-            if sequence.pending() > 0 {
+        while let Some(mut place) = self.waiting.first_entry() {
+            let (pool, cross) = (&self.status.pool, &self.status.cross);
+            // Places without anyone are removed at once.
+            let Some(head) = place.get().last() else {
+                place.remove();
                 continue;
+            };
+            let demand = head.demand(pool);
+            let free = Demand {
+                blocks: pool.free(),
+                cross_bytes: cross.free(),
+            };
+            if !scheduler::enters(demand, self.running.len(), free, &self.policy) {
+                return;
             }
-            let Some(row) = rows.next() else { break };
-            let scratch = &mut self.scratch;
-            let ending = guarded(|| Ok(sequence.sample(row, scratch))).unwrap_or_else(|reason| {
-                tracing::error!(reason, "sampling failed");
-                Some(Ending::Failed(RequestError::StepFailed))
-            });
-            endings.extend(ending.map(|ending| (chunk.sequence, ending)));
+            let share = cross.take(demand.cross_bytes);
+            let head = place.get_mut().pop();
+            if place.get().is_empty() {
+                place.remove();
+            }
+            if let Some(head) = head {
+                self.enter(head, share);
+            }
         }
-        self.end(endings);
     }
 
-    /// Ends these of the running; the others keep their order.
-    fn end(&mut self, mut endings: Vec<(usize, Ending)>) {
-        // From behind, so that the indices that are still to come stay right.
-        endings.sort_unstable_by_key(|(sequence, _)| std::cmp::Reverse(*sequence));
-        for (sequence, ending) in endings {
-            self.running.remove(sequence).end(ending);
+    fn enter(&mut self, mut head: Sequence, share: Option<crate::byte_budget::Share>) {
+        let Some(cached) = share.and_then(|share| head.enter(share)) else {
+            tracing::error!("a request was admitted for which there is no room");
+            head.end(&Ending::STEP_FAILED);
+            return;
+        };
+        let looked_up = head.prompt_len() as u64;
+        self.status.prefix_queries.fetch_add(looked_up, Relaxed);
+        let cached = (cached as u64).min(looked_up);
+        self.status.prefix_hits.fetch_add(cached, Relaxed);
+        self.encoder.recall(&mut head);
+        let at = self
+            .running
+            .partition_point(|other| other.rank() <= head.rank());
+        self.running.insert(at, head);
+    }
+
+    /// What the next step may carry beside decodes.
+    fn allowance(&self) -> Allowance {
+        let works: Vec<Work> = self.running.iter().map(Sequence::work).collect();
+        let decodes = works
+            .iter()
+            .filter(|work| matches!(work, Work::Decode { .. }));
+        self.pacer.allow(Waits {
+            decodes: decodes.count(),
+            prompt: works
+                .iter()
+                .any(|work| matches!(work, Work::Prefill { ready: 1.. })),
+            picture: self
+                .running
+                .iter()
+                .any(|sequence| sequence.unseen().next().is_some()),
+        })
+    }
+
+    /// Gives the pictures of those that run a turn.
+    fn encode(&mut self, units: usize) {
+        let turn = self.encoder.turn(&*self.model, &mut self.running, units);
+        self.pacer.observe_encoding(turn.units, turn.took);
+        let Some(failed) = turn.failed else {
+            return;
+        };
+        let waits = |sequence: &mut Sequence| {
+            let mut unseen = sequence.unseen().map(ImageInput::key);
+            unseen.any(|key| key == failed)
+        };
+        for sequence in self.running.extract_if(.., waits).collect::<Vec<_>>() {
+            sequence.end(&Ending::STEP_FAILED);
         }
     }
 
@@ -243,7 +254,10 @@ impl Worker {
     /// Why there was none.
     pub(crate) fn probe(&self) -> Result<(), String> {
         // At start all blocks are free; after a failed step those of its requests are.
-        let blocks = self.status.pool.take(1).ok_or("no block is free")?;
+        let mut blocks = self.status.pool.none();
+        if !blocks.grow(1) {
+            return Err("no block is free".to_owned());
+        }
         let slice = Slice {
             known: &[0],
             rows: 0..1,
@@ -252,24 +266,8 @@ impl Worker {
             spans: &[],
             cross: &[],
             features: &[],
+            logits: 1,
         };
-        forward(&*self.model, &self.cache, &[slice]).map(|_| ())
+        step::forward(&*self.model, &self.cache, &[slice]).map(|_| ())
     }
-}
-
-/// One forward pass. Gives the logits of the wanted rows, flat.
-fn forward(model: &dyn Model, cache: &KvCache, slices: &[Slice<'_>]) -> Result<Vec<f32>, String> {
-    guarded(|| {
-        let step: Step = batch::build(slices)?;
-        let logits = model.forward(&step, cache)?;
-        let rows = step.logit_rows.len();
-        if rows == 0 {
-            return Ok(Vec::new());
-        }
-        let (given, vocab) = logits.dims2()?;
-        if (given, vocab) != (rows, model.spec().vocab_size) {
-            candle_core::bail!("{rows} rows of logits were wanted, [{given}, {vocab}] came");
-        }
-        logits.flatten_all()?.to_vec1()
-    })
 }

@@ -83,7 +83,13 @@ async fn a_full_line_refuses_and_takes_again_when_it_has_moved() {
     streams.push(rig.submit(request.clone()));
     streams.push(rig.submit(request.clone()));
     let refused = rig.engine.submit(request.clone()).unwrap_err();
-    assert_eq!(refused, SubmitError::QueueFull { waiting: 2 });
+    assert_eq!(
+        refused,
+        SubmitError::QueueFull {
+            waiting: 2,
+            limit: 2
+        }
+    );
     rig.control.release();
     for stream in streams {
         assert_eq!(collect(stream).await.ids.len(), 2);

@@ -125,7 +125,7 @@ proptest! {
             let mut under_way: Vec<(&Plan, EventStream)> = Vec::new();
             for plan in &plans {
                 let stream = loop {
-                    match rig.engine.submit(plan.request()) {
+                    match rig.try_submit(plan.request()) {
                         Ok(stream) => break stream,
                         // Those that were dropped leave the line with the next step.
                         Err(SubmitError::QueueFull { .. }) if under_way.is_empty() => {

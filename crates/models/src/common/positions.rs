@@ -14,6 +14,16 @@ pub(crate) enum Positions {
     Sinusoidal(Sinusoidal),
 }
 
+impl Positions {
+    /// See [`ModelSpec::long_beyond`](vlmd_backend::ModelSpec::long_beyond).
+    pub(crate) fn long_beyond(&self) -> Option<usize> {
+        match self {
+            Self::Rotary(rope) => rope.long_beyond(),
+            Self::Sinusoidal(_) => None,
+        }
+    }
+}
+
 /// Sines and cosines of the position (Vaswani et al. 2017), in fairseq's layout: all sines, then
 /// all cosines.
 #[derive(Debug)]

@@ -107,6 +107,11 @@ impl Rope {
         }
     }
 
+    /// The longest sequence that is not long, where there are factors for those.
+    pub(crate) fn long_beyond(&self) -> Option<usize> {
+        self.long.as_ref().map(|(_, original)| *original)
+    }
+
     /// Cosines and sines, each `[T, head_dim / 2]`, for the tokens of a step.
     pub(crate) fn tables(
         &self,

@@ -106,6 +106,7 @@ impl Sizes {
             vocab_size: self.vocab_size,
             input_vocab_size: self.vocab_size,
             max_positions: self.max_positions,
+            long_beyond: None,
             cross_feature_bytes: 0,
         }
     }

@@ -89,21 +89,18 @@ fn answers_that_repeat_no_three_tokens_are_the_references() {
         let engine = Engine::start(model, EngineConfig::new(64, KvDtype::F32, 512)).unwrap();
         assert_eq!(suite.processor.no_repeat_ngram_size(), 3);
         for (case, (prompt, _)) in suite.golden.cases.iter().zip(&suite.prompts) {
-            let request = GenerateRequest {
-                prompt: prompt.clone(),
-                sampling: Sampling {
-                    temperature: 0.0,
-                    no_repeat_ngram_size: suite.processor.no_repeat_ngram_size(),
-                    ..Sampling::default()
-                },
-                constraint: None,
-                limits: Limits {
-                    max_tokens: NEW_TOKENS,
-                    min_tokens: 0,
-                    stop_ids: Vec::new(),
-                },
+            let sampling = Sampling {
+                temperature: 0.0,
+                no_repeat_ngram_size: suite.processor.no_repeat_ngram_size(),
+                ..Sampling::default()
             };
-            let events: Vec<Event> = block_on(engine.submit(request).unwrap().collect());
+            let limits = Limits {
+                max_tokens: NEW_TOKENS,
+                min_tokens: 0,
+                stop_ids: Vec::new(),
+            };
+            let request = GenerateRequest::new(prompt.clone(), sampling, limits);
+            let events: Vec<Event> = block_on(engine.submit(request).unwrap().remove(0).collect());
             let ids = events.iter().filter_map(|event| match event {
                 Event::Token { id, .. } => Some(*id),
                 _ => None,

@@ -49,6 +49,7 @@ impl ScriptedModel {
             vocab_size: VOCAB,
             input_vocab_size: VOCAB,
             max_positions: 1 << 20,
+            long_beyond: None,
             cross_feature_bytes: 0,
         };
         Self { spec, pace }

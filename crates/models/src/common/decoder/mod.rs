@@ -69,6 +69,7 @@ impl Decoder {
         ModelSpec {
             layers: self.weights.layers.len(),
             input_vocab_size: rows.unwrap_or_default(),
+            long_beyond: self.positions.long_beyond(),
             ..self.sizes.spec()
         }
     }

@@ -1,0 +1,276 @@
+//! One forward pass, from who takes part to what they say.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use rayon::prelude::*;
+use vlmd_backend::{KvCache, Model, Step};
+
+use super::guard::guarded;
+use super::{Gone, Worker};
+use crate::batch::{self, Slice};
+use crate::pacer::Forward;
+use crate::scheduler::{self, Chunk, Hold, Work};
+use crate::sequence::{Chosen, Sequence};
+use crate::stats::{Ending, Status};
+
+/// Logits in all from which on several threads choose.
+const PARALLEL_LOGITS: usize = 1 << 16;
+
+impl Worker {
+    /// Computes one step. A failure ends the requests that were part of it.
+    pub(super) fn step(&mut self, allowance: usize) -> Result<(), Gone> {
+        self.make_room();
+        if let Some(speculation) = &self.speculation {
+            for sequence in &mut self.running {
+                sequence.guess(speculation);
+            }
+        }
+        let works: Vec<Work> = self.running.iter().map(Sequence::work).collect();
+        let plan = scheduler::plan(&works, allowance, &self.policy);
+        if plan.is_empty() {
+            return Ok(());
+        }
+        for chunk in &plan {
+            self.running[chunk.sequence].trim(chunk.tokens.get());
+        }
+        let slices: Vec<_> = plan
+            .iter()
+            .map(|chunk| self.running[chunk.sequence].slice(chunk.tokens.get()))
+            .collect();
+        let wanted: Vec<usize> = slices.iter().map(|slice| slice.logits).collect();
+        let started = Instant::now();
+        match forward(&*self.model, &self.cache, &slices) {
+            Ok(logits) => {
+                let took = started.elapsed();
+                self.status.count_step(took);
+                self.pacer.observe_forward(made_of(&works, &plan), took);
+                self.advance(&plan, &wanted, logits);
+                Ok(())
+            }
+            Err(reason) => {
+                tracing::error!(reason, requests = plan.len(), "a step failed");
+                self.status.steps_failed.fetch_add(1, Relaxed);
+                // From behind, so that the indices that are still to come stay right.
+                for chunk in plan.iter().rev() {
+                    self.running
+                        .remove(chunk.sequence)
+                        .end(&Ending::STEP_FAILED);
+                }
+                self.probe().map_err(|reason| {
+                    tracing::error!(reason, "the probe after a failed step failed, too");
+                    Gone
+                })
+            }
+        }
+    }
+
+    /// Gives everyone the blocks for the next step. Where there are too few the youngest step
+    /// back.
+    fn make_room(&mut self) {
+        let holds: Vec<Hold> = self.running.iter().map(Sequence::hold).collect();
+        let mut staying = scheduler::staying(&holds, self.status.pool.free());
+        loop {
+            for mut sequence in self.running.split_off(staying).into_iter().rev() {
+                sequence.step_back();
+                self.status.preemptions.fetch_add(1, Relaxed);
+                self.line_up(sequence);
+            }
+            // Blocks that several own come free only with the last of them, so that there may be
+            // fewer than was counted on.
+            if self.running.iter_mut().all(Sequence::grow) {
+                return;
+            }
+            match self.running.len().checked_sub(1) {
+                Some(fewer @ 1..) => staying = fewer,
+                _ => break,
+            }
+        }
+        // Admission sees to it that a single sequence fits into the whole cache.
+        tracing::error!("a request outgrew the cache");
+        for sequence in self.running.drain(..) {
+            sequence.end(&Ending::STEP_FAILED);
+        }
+    }
+
+    /// Takes note of a step that succeeded. `logits` are those that the chunks wanted, in their
+    /// order.
+    fn advance(&mut self, plan: &[Chunk], wanted: &[usize], mut logits: Vec<f32>) {
+        let vocab = self.model.spec().vocab_size;
+        let mut rows = &mut logits[..];
+        let mut turns: Vec<Turn<'_>> = Vec::with_capacity(plan.len());
+        let mut planned = plan.iter().zip(wanted).peekable();
+        for (index, sequence) in self.running.iter_mut().enumerate() {
+            let Some((chunk, &wanted)) = planned.next_if(|(chunk, _)| chunk.sequence == index)
+            else {
+                continue;
+            };
+            let (its, rest) = std::mem::take(&mut rows).split_at_mut(wanted * vocab);
+            rows = rest;
+            turns.push(Turn {
+                index,
+                tokens: chunk.tokens.get(),
+                sequence,
+                logits: its,
+                forks: Vec::new(),
+                ending: None,
+            });
+        }
+        let (cache, status) = (&self.cache, &*self.status);
+        let many = turns.iter().map(|turn| turn.logits.len()).sum::<usize>() >= PARALLEL_LOGITS;
+        if many && turns.len() > 1 {
+            turns
+                .par_iter_mut()
+                .for_each(|turn| turn.take(vocab, cache, status));
+        } else {
+            turns
+                .iter_mut()
+                .for_each(|turn| turn.take(vocab, cache, status));
+        }
+        let mut endings = Vec::new();
+        let mut forks = Vec::new();
+        for turn in turns {
+            endings.extend(turn.ending.map(|ending| (turn.index, ending)));
+            forks.extend(turn.forks);
+        }
+        for (index, ending) in endings.into_iter().rev() {
+            self.running.remove(index).end(&ending);
+        }
+        for fork in forks {
+            self.seat(fork);
+        }
+    }
+
+    /// An answer that came out of another goes on beside it, or in the line if there is no seat.
+    fn seat(&mut self, fork: Fork) {
+        let Fork {
+            mut sequence,
+            has_blocks,
+            ending,
+        } = fork;
+        if let Some(ending) = ending {
+            sequence.end(&ending);
+        } else if has_blocks && self.running.len() < self.policy.max_num_seqs {
+            let at = self
+                .running
+                .partition_point(|other| other.rank() <= sequence.rank());
+            self.running.insert(at, sequence);
+        } else {
+            sequence.step_back();
+            self.line_up(sequence);
+        }
+    }
+}
+
+/// What a step was made of.
+fn made_of(works: &[Work], plan: &[Chunk]) -> Forward {
+    let tokens: usize = plan.iter().map(|chunk| chunk.tokens.get()).sum();
+    let decodes = plan
+        .iter()
+        .filter(|chunk| matches!(works[chunk.sequence], Work::Decode { .. }))
+        .count();
+    Forward {
+        decodes,
+        tokens: tokens - decodes,
+    }
+}
+
+/// A sequence after a step of which it was part.
+struct Turn<'a> {
+    index: usize,
+    tokens: usize,
+    sequence: &'a mut Sequence,
+    logits: &'a mut [f32],
+    forks: Vec<Fork>,
+    ending: Option<Ending>,
+}
+
+/// A further answer to the prompt of a sequence.
+struct Fork {
+    sequence: Sequence,
+    has_blocks: bool,
+    ending: Option<Ending>,
+}
+
+impl Turn<'_> {
+    /// Notes what is cached and chooses what comes next. Depends on nothing but the sequence.
+    fn take(&mut self, vocab: usize, cache: &KvCache, status: &Status) {
+        let mut scratch = Vec::new();
+        let logits = std::mem::take(&mut self.logits);
+        let taken = guarded(|| {
+            let (prefilled, rows) = self
+                .sequence
+                .advance(self.tokens, logits, vocab, &mut scratch);
+            let prefilled = prefilled as u64;
+            status.tokens_prefilled.fetch_add(prefilled, Relaxed);
+            if rows.is_empty() {
+                return Ok(());
+            }
+            if self.sequence.has_others() {
+                self.fork(rows, vocab, cache, &mut scratch)?;
+            }
+            let chosen = self.sequence.choose(rows, vocab, &mut scratch);
+            let Chosen {
+                guessed,
+                right,
+                ending,
+            } = chosen;
+            status.count_guesses(guessed, right);
+            self.ending = ending;
+            Ok(())
+        });
+        if let Err(reason) = taken {
+            tracing::error!(reason, "choosing a token failed");
+            self.ending = Some(Ending::STEP_FAILED);
+        }
+    }
+
+    /// The other answers to the same prompt, which begin with the same logits.
+    fn fork(
+        &mut self,
+        rows: &[f32],
+        vocab: usize,
+        cache: &KvCache,
+        scratch: &mut Vec<u32>,
+    ) -> candle_core::Result<()> {
+        for mut sequence in self.sequence.fork() {
+            let has_blocks = match sequence.take_last(self.sequence) {
+                Some(Some((from, to))) => {
+                    cache.copy_block(from, to)?;
+                    true
+                }
+                Some(None) => true,
+                None => false,
+            };
+            let mut logits = rows.to_vec();
+            let ending = sequence.choose(&mut logits, vocab, scratch).ending;
+            self.forks.push(Fork {
+                sequence,
+                has_blocks,
+                ending,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// One forward pass. Gives the logits of the wanted rows, flat.
+pub(super) fn forward(
+    model: &dyn Model,
+    cache: &KvCache,
+    slices: &[Slice<'_>],
+) -> Result<Vec<f32>, String> {
+    guarded(|| {
+        let step: Step = batch::build(slices)?;
+        let logits = model.forward(&step, cache)?;
+        let rows = step.logit_rows.len();
+        if rows == 0 {
+            return Ok(Vec::new());
+        }
+        let (given, vocab) = logits.dims2()?;
+        if (given, vocab) != (rows, model.spec().vocab_size) {
+            candle_core::bail!("{rows} rows of logits were wanted, [{given}, {vocab}] came");
+        }
+        logits.flatten_all()?.to_vec1()
+    })
+}
