@@ -18,7 +18,7 @@
 //! A row with a value that is not finite has the scale NaN and is read as NaN: numbers that are
 //! broken stay so.
 //!
-//! vLLM calls this layout `int8_per_token_head`.
+//! vLLM's `int8_per_token_head` has the same scales.
 
 use candle_core::{DType, Result, Tensor, bail};
 

@@ -188,17 +188,39 @@ impl<E: Element, R: KeyRows> Kernel for Task<'_, E, R> {
         let rows = self.rows * self.group();
         let width = self.heads.shape.head_dim.next_multiple_of(S::LANES);
         self.prepare(rows, width);
-        let keys = self.visible(rows - 1);
-        for start in (0..keys).step_by(KEYS) {
+        let mut keys = self.keys(0);
+        while keys.count > 0 {
+            let next = self.keys(keys.first + keys.count);
             for index in 0..self.kv_heads.len() {
-                self.block(simd, index, start..keys.min(start + KEYS), rows, width);
+                self.block(simd, index, &keys, &next, width);
             }
+            keys = next;
         }
         self.finish(rows, width);
     }
 }
 
+/// A block of keys, the same for all heads.
+struct Keys {
+    first: usize,
+    count: usize,
+    /// Their rows of [`Stored`], each times the heads of a row.
+    rows: [usize; KEYS],
+}
+
 impl<E: Element, R: KeyRows> Task<'_, E, R> {
+    /// The block that begins with key `first`; empty beyond the last that a row sees.
+    #[inline(always)]
+    fn keys(&self, first: usize) -> Keys {
+        let last = self.visible(self.rows * self.group() - 1);
+        let count = last.saturating_sub(first).min(KEYS);
+        let mut rows = [0; KEYS];
+        for (i, row) in rows[..count].iter_mut().enumerate() {
+            *row = self.span.keys.row(first + i) * self.heads.shape.kv_heads;
+        }
+        Keys { first, count, rows }
+    }
+
     #[inline(always)]
     fn group(&self) -> usize {
         self.heads.shape.heads / self.heads.shape.kv_heads
@@ -243,28 +265,22 @@ impl<E: Element, R: KeyRows> Task<'_, E, R> {
 
     /// Takes a block of keys into account for one key head.
     #[inline(always)]
-    fn block<S: Simd>(
-        &mut self,
-        simd: S,
-        index: usize,
-        keys: Range<usize>,
-        rows: usize,
-        width: usize,
-    ) {
+    fn block<S: Simd>(&mut self, simd: S, index: usize, keys: &Keys, next: &Keys, width: usize) {
         let head_dim = self.heads.shape.head_dim;
-        let count = keys.len();
+        let rows = self.rows * self.group();
+        let count = keys.count;
         let head = self.kv_heads.start + index;
         let mut k = [self.heads.k.data.as_ptr(); KEYS];
         let mut v = [self.heads.v.data.as_ptr(); KEYS];
-        for (i, position) in keys.clone().enumerate() {
-            let at = self.place_of_key(position, head) * head_dim;
+        for (i, row) in keys.rows[..count].iter().enumerate() {
+            let at = (row + head) * head_dim;
             k[i] = self.heads.k.data[at..][..head_dim].as_ptr();
             v[i] = self.heads.v.data[at..][..head_dim].as_ptr();
         }
-        let k_scales = self.scales(self.heads.k, keys.clone(), head);
-        let v_scales = self.scales(self.heads.v, keys.clone(), head);
+        let k_scales = scales(self.heads.k.scales, keys, head);
+        let v_scales = scales(self.heads.v.scales, keys, head);
         if rows <= FEW_ROWS {
-            self.prefetch(index, keys.clone());
+            self.prefetch(index, keys, next);
         }
         let copy_keys = rows > FEW_ROWS && size_of::<E>() < size_of::<f32>();
         // Whole vectors are read of values, so rows that end within one are copied too.
@@ -283,7 +299,7 @@ impl<E: Element, R: KeyRows> Task<'_, E, R> {
             scale_rows(simd, &mut self.scratch.weights, scales);
         }
         for row in 0..rows {
-            let seen = self.visible(row).saturating_sub(keys.start).min(count);
+            let seen = self.visible(row).saturating_sub(keys.first).min(count);
             let weights = &mut self.scratch.weights[row * KEYS..][..KEYS];
             weights[seen..].fill(f32::NEG_INFINITY);
             let softmax = &mut self.scratch.softmax[index * rows + row];
@@ -310,36 +326,18 @@ impl<E: Element, R: KeyRows> Task<'_, E, R> {
         }
     }
 
-    /// Among all heads of all rows, that of a position.
-    #[inline(always)]
-    fn place_of_key(&self, position: usize, head: usize) -> usize {
-        self.span.keys.row(position) * self.heads.shape.kv_heads + head
-    }
-
-    /// Scales of some keys or values of a head, if they have any; 0 where there are fewer.
-    #[inline(always)]
-    fn scales(&self, of: Stored<'_, E>, keys: Range<usize>, head: usize) -> Option<[f32; KEYS]> {
-        let all = of.scales?;
-        let mut scales = [0.; KEYS];
-        for (scale, position) in scales.iter_mut().zip(keys) {
-            *scale = all[self.place_of_key(position, head)];
-        }
-        Some(scales)
-    }
-
     /// Asks for what is read after a block: the next head of the same keys, or the first head of
     /// the next ones. Rows lie pages apart, too many at a time for the memory system to follow.
     #[inline(always)]
-    fn prefetch(&self, index: usize, keys: Range<usize>) {
+    fn prefetch(&self, index: usize, keys: &Keys, next: &Keys) {
         let head_dim = self.heads.shape.head_dim;
         let (head, keys) = if index + 1 < self.kv_heads.len() {
             (self.kv_heads.start + index + 1, keys)
         } else {
-            let last = self.visible(self.rows * self.group() - 1);
-            (self.kv_heads.start, keys.end..last.min(keys.end + KEYS))
+            (self.kv_heads.start, next)
         };
-        for position in keys {
-            let at = self.place_of_key(position, head) * head_dim;
+        for row in &keys.rows[..keys.count] {
+            let at = (row + head) * head_dim;
             prefetch(&self.heads.k.data[at..][..head_dim]);
             prefetch(&self.heads.v.data[at..][..head_dim]);
         }
@@ -362,6 +360,18 @@ impl<E: Element, R: KeyRows> Task<'_, E, R> {
             }
         }
     }
+}
+
+/// Those of all scales, if there are any, that a head's keys or values have; 0 where the block
+/// has fewer.
+#[inline(always)]
+fn scales(all: Option<&[f32]>, keys: &Keys, head: usize) -> Option<[f32; KEYS]> {
+    let all = all?;
+    let mut scales = [0.; KEYS];
+    for (scale, row) in scales.iter_mut().zip(&keys.rows[..keys.count]) {
+        *scale = all[row + head];
+    }
+    Some(scales)
 }
 
 /// Asks for the lines of cache that a row begins in.
