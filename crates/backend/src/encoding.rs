@@ -13,7 +13,8 @@ pub trait Encoding: Send {
     fn remaining(&self) -> usize;
 
     /// Does the next pieces: at least one, and no more than about `units` of work unless that one
-    /// is more. On accelerators many units at once are faster than one after the other.
+    /// is more. Many units at once make wide passes, for the sake of accelerators; a CPU takes the
+    /// same time for either. An accelerator may still be at it when this returns.
     ///
     /// # Errors
     /// When the device fails. The encoding is then to be dropped.

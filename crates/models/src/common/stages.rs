@@ -153,9 +153,11 @@ mod tests {
 
     use super::*;
 
+    type Pieces = Vec<(char, Range<usize>)>;
+
     /// Computes nothing, and writes down in which pieces.
     struct Recorder {
-        pieces: Arc<Mutex<Vec<(char, Range<usize>)>>>,
+        pieces: Arc<Mutex<Pieces>>,
         results: Vec<Tensor>,
     }
 
@@ -176,8 +178,6 @@ mod tests {
             Ok(self.results)
         }
     }
-
-    type Pieces = Vec<(char, Range<usize>)>;
 
     /// The pieces of each call with this many units of ten multiplications, and the encoding.
     fn advanced(

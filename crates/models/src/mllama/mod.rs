@@ -1,10 +1,10 @@
 //! Llama-3.2-Vision, 11B and 90B ("mllama").
 //!
 //! A picture is laid on a canvas of up to four square tiles (`canvas`), which a tower with local
-//! and global layers turns into features (`vision`). They never stand in the prompt: every few
-//! layers the Llama decoder has one more that looks at them by cross-attention. Their
-//! keys and values are computed once, when the picture is encoded, and live as long as the
-//! request, beside the paged cache.
+//! and global layers turns into features (`vision`), piece by piece (`encoding`). They never stand
+//! in the prompt: every few layers the Llama decoder has one more that looks at them by
+//! cross-attention. Their keys and values are computed once, when the picture is encoded, and live
+//! as long as the request, beside the paged cache.
 //!
 //! The reference is transformers 4.51.3; later versions take wrong states out of the tower. It
 //! departs from Meta's own code in one thing: tokens before the first picture see all tiles of
