@@ -8,6 +8,7 @@
 //! does), and what is known, would change the answer and is not implemented is refused by name.
 //! The last group is listed in [`UNSUPPORTED`].
 
+mod agent_hints;
 mod content;
 mod error;
 mod informational;
@@ -21,6 +22,7 @@ mod unsupported;
 mod validate;
 mod vocabulary;
 
+pub use agent_hints::AgentHints;
 pub use content::{ContentPart, MessageContent};
 pub use error::{
     ErrorBody, ErrorDetail, ErrorType, RequestError, StreamErrorBody, StreamErrorDetail,
@@ -34,7 +36,7 @@ pub use request::{
 };
 pub use response::{
     AnswerMessage, ChatChunk, ChatCompletion, Choice, ChoiceLogprobs, ChunkChoice, Delta, Entity,
-    FinishReason, Null, StopReason, TokenLogprob, TopLogprob, Usage, completion_id,
+    FinishReason, Null, PromptLogprob, StopReason, TokenLogprob, TopLogprob, Usage, completion_id,
 };
 pub use unsupported::{UNSUPPORTED, Unsupported};
 pub use vocabulary::{MAX_ALLOWED_TOKEN_IDS, MAX_BAD_WORD_BYTES, MAX_BAD_WORDS};

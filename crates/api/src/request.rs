@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use crate::agent_hints::AgentHints;
 use crate::reader::{Bounds, Fields, integer, number, out_of_range, wrong_type};
 use crate::unsupported::{self, NVEXT_FIELDS, UNSUPPORTED};
 use crate::{Message, RequestError, validate, vocabulary};
@@ -22,6 +23,9 @@ pub const MAX_STOP_TOKEN_IDS: usize = 128;
 pub const MAX_LOGIT_BIAS: usize = 1024;
 /// Most alternatives per token in `top_logprobs`, as at OpenAI.
 pub const MAX_TOP_LOGPROBS: u32 = 20;
+
+/// Largest `priority`, and its smallest with a minus.
+pub(crate) const MAX_PRIORITY: i64 = 1000;
 
 /// Longest run of tokens in `no_repeat_ngram_size`. Each token looks through all before it.
 pub const MAX_NO_REPEAT_NGRAM: i64 = 64;
@@ -134,6 +138,15 @@ pub struct ChatRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(maximum = 20)]
     pub top_logprobs: Option<u32>,
+    /// Reports the log probabilities of the prompt's tokens, with this many of the most probable
+    /// at each place. Not with `stream`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 20)]
+    pub prompt_logprobs: Option<u32>,
+    /// Smaller is served earlier; 0 is ordinary. Ten seconds of waiting count as one step of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = -1000, maximum = 1000)]
+    pub priority: Option<i32>,
     /// Sends the answer as server-sent events while it is written. Default false.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<bool>,
@@ -195,6 +208,9 @@ pub struct NvExt {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = -1)]
     pub top_k: Option<i64>,
+    /// What an agent tells about its requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_hints: Option<AgentHints>,
 }
 
 impl ChatRequest {
@@ -244,6 +260,8 @@ impl ChatRequest {
             allowed_token_ids: vocabulary::allowed_token_ids(&mut fields)?,
             logprobs: fields.boolean("logprobs")?,
             top_logprobs: fields.integer("top_logprobs", 0..=i64::from(MAX_TOP_LOGPROBS))?,
+            prompt_logprobs: fields.integer("prompt_logprobs", 0..=i64::from(MAX_TOP_LOGPROBS))?,
+            priority: fields.integer("priority", -MAX_PRIORITY..=MAX_PRIORITY)?,
             stream: fields.boolean("stream")?,
             stream_options: StreamOptions::read(&mut fields)?,
             cache_salt: fields.string("cache_salt")?,
@@ -312,6 +330,13 @@ impl ChatRequest {
             .then(|| self.top_logprobs.unwrap_or(1))
     }
 
+    /// How urgent it is, smaller being more so, by its own word or by an agent's.
+    #[must_use]
+    pub fn priority(&self) -> i32 {
+        let hinted = || self.nvext.as_ref().and_then(NvExt::priority);
+        self.priority.or_else(hinted).unwrap_or(0)
+    }
+
     /// The stop strings.
     #[must_use]
     pub fn stops(&self) -> &[String] {
@@ -342,10 +367,13 @@ impl NvExt {
             return Ok(None);
         };
         let mut fields = Fields::new(value, fields.at("nvext"))?;
+        let hints = fields.take("agent_hints");
+        let hints = hints.map(|hints| AgentHints::read(hints, fields.at("agent_hints")));
         let ext = Self {
             ignore_eos: fields.boolean("ignore_eos")?,
             repetition_penalty: fields.number("repetition_penalty", Bounds::Above(0.0, 2.0))?,
             top_k: fields.integer("top_k", -1..=MAX_COUNT)?,
+            agent_hints: hints.transpose()?,
         };
         unsupported::check(&fields, NVEXT_FIELDS)?;
         Ok(Some(ext))

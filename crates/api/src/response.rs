@@ -3,6 +3,8 @@
 //! Field for field what NIM and vLLM send, nulls included: software written against them
 //! compares `usage` as a whole and reads `stop_reason` and `reasoning_content`.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -36,9 +38,9 @@ pub struct ChatCompletion {
     pub choices: Vec<Choice>,
     /// Tokens read and written.
     pub usage: Usage,
-    /// Always null.
-    #[schema(value_type = Option<Object>)]
-    pub prompt_logprobs: Null,
+    /// If the request asked for them: for each token of the prompt but the first, which has
+    /// null, its own log probability and those of the most probable ones, by token id.
+    pub prompt_logprobs: Option<Vec<Option<BTreeMap<u32, PromptLogprob>>>>,
     /// Always null.
     #[schema(value_type = Option<Object>)]
     pub kv_transfer_params: Null,
@@ -237,6 +239,30 @@ impl TokenLogprob {
     }
 }
 
+/// How probable a token was at its place in the prompt, as vLLM tells it.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct PromptLogprob {
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// Its place among all tokens by probability, from 1.
+    pub rank: usize,
+    /// The token as text.
+    pub decoded_token: String,
+}
+
+impl PromptLogprob {
+    /// A token with its log probability, which is bounded to what JSON can say.
+    #[must_use]
+    pub fn new(decoded_token: String, logprob: f32, rank: usize) -> Self {
+        Self {
+            // `max` also turns NaN into the bound.
+            logprob: logprob.max(MIN_LOGPROB),
+            rank,
+            decoded_token,
+        }
+    }
+}
+
 /// A piece of a streamed answer.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ChatChunk {
@@ -335,7 +361,7 @@ mod tests {
                 stop_reason: Some(StopReason::Token(7)),
             }],
             usage: Usage::new(3, 2),
-            prompt_logprobs: Null,
+            prompt_logprobs: None,
             kv_transfer_params: Null,
         };
         assert_eq!(

@@ -47,10 +47,6 @@ const fn on(name: &'static str) -> Unsupported {
     field(name, "true", |value| *value == Value::Bool(true))
 }
 
-const fn zero(name: &'static str) -> Unsupported {
-    field(name, "0", |value| value.as_f64() == Some(0.0))
-}
-
 const fn one(name: &'static str) -> Unsupported {
     field(name, "1", |value| value.as_f64() == Some(1.0))
 }
@@ -82,8 +78,6 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     field("media_response_type", "`none`", |value| value == "none"),
     empty("mm_processor_kwargs"),
     field("modalities", "[\"text\"]", is_text_only),
-    zero("priority"),
-    null_only("prompt_logprobs"),
     field("response_format", "{\"type\": \"text\"}", |value| {
         value.get("type").is_some_and(|kind| kind == "text")
     }),
@@ -184,7 +178,6 @@ mod tests {
             ("guided_json", json!(null)),
             ("documents", json!([])),
             ("mm_processor_kwargs", json!({})),
-            ("priority", json!(0)),
         ] {
             assert_eq!(verdict(name, value), Ok(()), "{name}");
         }

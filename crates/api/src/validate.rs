@@ -102,6 +102,12 @@ pub(crate) fn relations(request: &ChatRequest) -> Result<(), RequestError> {
     if request.top_logprobs.unwrap_or(0) > 0 && request.logprobs != Some(true) {
         return conflict("top_logprobs", "needs `logprobs` to be true".into());
     }
+    if request.prompt_logprobs.is_some() && request.stream == Some(true) {
+        return conflict(
+            "prompt_logprobs",
+            "cannot be streamed: `stream` is true".into(),
+        );
+    }
     if request.stream_options.is_some() && request.stream != Some(true) {
         return conflict("stream_options", "needs `stream` to be true".into());
     }

@@ -105,6 +105,15 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// A prompt without pictures.
+    #[must_use]
+    pub fn text(tokens: Vec<u32>) -> Self {
+        Self {
+            tokens,
+            ..Self::default()
+        }
+    }
+
     /// Features of all pictures that the request must keep until it ends.
     #[must_use]
     pub fn cross_features(&self) -> usize {

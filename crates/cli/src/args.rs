@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use vlmd_engine::EngineConfig;
+use vlmd_engine::{EngineConfig, Speculation};
 use vlmd_media::{AllowHost, constants};
 use vlmd_server::ServerConfig;
 
@@ -157,6 +157,9 @@ pub(crate) struct ServeArgs {
     pub(crate) max_queue: usize,
 
     #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+
+    #[command(flatten)]
     pub(crate) media: MediaArgs,
 
     /// Least level of what is logged
@@ -165,6 +168,54 @@ pub(crate) struct ServeArgs {
     /// Form of the log
     #[arg(long, env = "VLMD_LOG_FORMAT", value_enum, default_value_t)]
     pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EngineArgs {
+    /// Tokens of the prompts that may wait, together; more are answered 503
+    #[arg(long, env = "VLMD_MAX_QUEUED_TOKENS", default_value_t = EngineConfig::DEFAULT_MAX_QUEUED_TOKENS, value_parser = positive)]
+    pub(crate) max_queued_tokens: usize,
+    /// How many times as long as a step that only writes answers one may take that also reads
+    /// prompts or pictures; `inf` is no bound
+    #[arg(long, env = "VLMD_MAX_STEP_STRETCH", default_value_t = EngineConfig::DEFAULT_MAX_STEP_STRETCH, value_parser = stretch)]
+    pub(crate) max_step_stretch: f64,
+    /// Compute every prompt anew, whatever earlier ones have left in the KV cache
+    #[arg(long, env = "VLMD_NO_PREFIX_CACHE")]
+    pub(crate) no_prefix_cache: bool,
+    /// Memory for encoded pictures that may come again, such as 1GiB; 0 keeps none
+    #[arg(
+        long,
+        env = "VLMD_ENCODER_CACHE_MEMORY",
+        value_name = "SIZE",
+        default_value = "512MiB"
+    )]
+    pub(crate) encoder_cache_memory: ByteSize,
+    /// Tokens guessed in a step, looked up in prompt and answer; 0 guesses none
+    #[arg(long, env = "VLMD_SPECULATIVE_TOKENS", default_value_t = 0)]
+    pub(crate) speculative_tokens: u8,
+    /// Fewest tokens in a row that must have stood before for a guess
+    #[arg(long, env = "VLMD_SPECULATIVE_MIN_NGRAM", default_value_t = Speculation::DEFAULT_MIN_NGRAM, value_parser = positive)]
+    pub(crate) speculative_min_ngram: usize,
+    /// Most tokens in a row that are looked for
+    #[arg(long, env = "VLMD_SPECULATIVE_MAX_NGRAM", default_value_t = Speculation::DEFAULT_MAX_NGRAM, value_parser = positive)]
+    pub(crate) speculative_max_ngram: usize,
+    /// Seconds in which a request must begin to run, else it is answered 503
+    #[arg(long, env = "VLMD_QUEUE_TIMEOUT", value_parser = seconds)]
+    pub(crate) queue_timeout: Option<Duration>,
+    /// Seconds in which a request must be answered, else it is answered 504
+    #[arg(long, env = "VLMD_REQUEST_TIMEOUT", value_parser = seconds)]
+    pub(crate) request_timeout: Option<Duration>,
+}
+
+impl EngineArgs {
+    /// How to guess at next tokens, if at all.
+    pub(crate) fn speculation(&self) -> Option<Speculation> {
+        (self.speculative_tokens > 0).then_some(Speculation {
+            tokens: usize::from(self.speculative_tokens),
+            min_ngram: self.speculative_min_ngram,
+            max_ngram: self.speculative_max_ngram,
+        })
+    }
 }
 
 #[derive(Debug, Args)]
@@ -330,6 +381,13 @@ fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("expected a whole number of at least 1".to_owned()),
         Ok(number) => Ok(number),
+    }
+}
+
+fn stretch(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(stretch) if stretch > 1.0 => Ok(stretch),
+        _ => Err("expected a number above 1, or `inf`".to_owned()),
     }
 }
 

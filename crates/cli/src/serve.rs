@@ -148,6 +148,11 @@ fn load(args: &ServeArgs) -> Result<ServedModel> {
         max_num_batched_tokens: args.max_num_batched_tokens,
         max_prefill_chunk: args.max_prefill_chunk,
         max_queue: args.max_queue,
+        max_queued_tokens: args.engine.max_queued_tokens,
+        max_step_stretch: args.engine.max_step_stretch,
+        prefix_cache: !args.engine.no_prefix_cache,
+        encoder_cache_bytes: usize::try_from(args.engine.encoder_cache_memory.0)?,
+        speculation: args.engine.speculation(),
         cross_bytes: usize::try_from(plan.cross_bytes)?,
         ..EngineConfig::new(plan.kv_blocks, kv_dtype, plan.max_model_len)
     };
@@ -235,6 +240,8 @@ fn server_config(args: &ServeArgs) -> ServerConfig {
             .prepare_concurrency
             .unwrap_or(defaults.prepare_concurrency),
         drain_timeout: args.drain_timeout,
+        queue_timeout: args.engine.queue_timeout,
+        request_timeout: args.engine.request_timeout,
     }
 }
 

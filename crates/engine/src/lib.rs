@@ -7,24 +7,33 @@
 //! # The phases of a request
 //!
 //! ```text
-//! submit ─▶ waiting ─▶ admitted ─▶ prefill ─▶ decode ─▶ ended
-//!    │         │           │           │         │
-//! refused  cancelled   encode fails  step fails, logits unusable, cancelled
+//! submit ─▶ waiting ─▶ running: pictures, prompt, answer ─▶ ended
+//!    │       │   ▲        │                │
+//! refused    │   └────────┘ steps back     encode or step fails, logits unusable,
+//!            │                             cancelled, out of time
+//!        cancelled, out of time
 //! ```
 //!
 //! 1. **Submit**, on the caller's thread: the prompt is checked, its maximum length fixed and its
-//!    sampler built. What can never run is refused here ([`SubmitError`]); everything else joins
-//!    the line, which is bounded.
-//! 2. **Waiting**: first come, first served. The head of the line enters as soon as a seat and the
-//!    blocks of its *whole* maximum length are free, and nobody overtakes it: a large request is
-//!    never starved by small ones. All that run hold what they need to finish, so the blocks it
-//!    waits for do come free.
-//! 3. **Admitted**: pictures are encoded, those of several newcomers in one call. If that fails,
-//!    each request is tried alone, so that one bad picture fails one request. Pixels are dropped.
-//! 4. **Prefill**: the prompt enters the cache in chunks beside the decodes of others. A chunk may
-//!    end anywhere, within a picture too. Once the prompt is cached its features are dropped.
-//! 5. **Decode**: one token a step, in every step.
-//! 6. **Ended**: blocks and seat are given back first, then the stream gets its one `Finished` or
+//!    samplers built. What can never run is refused here ([`SubmitError`]); everything else joins
+//!    the line, which is bounded in answers and in tokens.
+//! 2. **Waiting**, in order of arrival, moved by priority. The head of the line enters as soon as
+//!    a seat and the blocks of its prompt are free, and nobody overtakes it: a large request is
+//!    never starved by small ones. Blocks of its prompt that earlier requests have left in the
+//!    cache are found again and not computed.
+//! 3. **Pictures** are encoded once each, several in one call, in pieces between steps; features
+//!    are kept for pictures that come again. If a call fails, each picture is tried alone, so
+//!    that a bad one fails its own request only.
+//! 4. **Prompt**: it enters the cache in chunks beside the decodes of others, up to the first
+//!    picture that is not encoded yet. How large chunks and pieces are is measured out so that
+//!    answers beside them are not held up. Once a prompt is cached, further answers to it (`n`)
+//!    split off and share its blocks.
+//! 5. **Answer**: one token a step, in every step; more where they are guessed rightly, or where a
+//!    constraint leaves no choice.
+//! 6. **Stepping back**: blocks are taken as tokens come. When there are none left the youngest
+//!    give theirs back, return to the line, and are computed again when it is their turn. What
+//!    they have said stays said.
+//! 7. **Ended**: blocks and seat are given back first, then the stream gets its one `Finished` or
 //!    `Failed`. Whoever sees that event sees the counters settled.
 //!
 //! # Who ends what
@@ -68,8 +77,8 @@ pub use config::{EngineConfig, StartError};
 pub use constraint::{Constraint, ConstraintError};
 pub use engine::Engine;
 pub use request::{
-    Event, FinishReason, GenerateRequest, Limits, Logprobs, RequestError, Sampling, Service,
-    SubmitError,
+    Event, FinishReason, GenerateRequest, Limits, Logprobs, PromptScore, RequestError, Sampling,
+    Service, SubmitError,
 };
 pub use speculation::Speculation;
 pub use stats::{SPEC_POSITIONS, Stats};

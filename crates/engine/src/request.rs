@@ -131,10 +131,21 @@ pub struct Service {
 /// A token's log probability, with the best ones at its position.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Logprobs {
-    /// Of the token that was chosen.
+    /// Of the token that was chosen, or that stands there.
     pub chosen: f32,
+    /// How many tokens are at least as probable, itself included.
+    pub rank: usize,
     /// The most probable tokens, best first, as many as were asked for and are possible at all.
     pub top: Vec<(u32, f32)>,
+}
+
+/// How probable a token of the prompt was at its place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PromptScore {
+    /// Its id; where a picture stands, that of a filler.
+    pub id: u32,
+    /// Raw model probabilities.
+    pub logprobs: Logprobs,
 }
 
 /// Why an answer ended.
@@ -154,7 +165,7 @@ pub enum Event {
     /// Before the first token, if they were asked for: the log probabilities of the prompt's
     /// tokens. `None` for the first, which nothing comes before, and where the model gave no
     /// numbers.
-    Prompt(Vec<Option<Logprobs>>),
+    Prompt(Vec<Option<PromptScore>>),
     /// The next token of the answer.
     Token {
         /// Its id.

@@ -12,7 +12,7 @@ use crate::batch::Slice;
 use crate::block_pool::{BlockPool, Blocks};
 use crate::byte_budget::Share;
 use crate::prefix::{BlockKey, Chain, Sights};
-use crate::request::{Event, FinishReason, Limits, Logprobs};
+use crate::request::{Event, FinishReason, Limits, PromptScore};
 use crate::sampler::{Choice, Sampler};
 use crate::scheduler::{Demand, Hold, Rank, Work};
 use crate::speculation::Speculation;
@@ -62,7 +62,7 @@ pub(crate) struct Deadlines {
 #[derive(Debug)]
 pub(crate) struct Scores {
     pub(crate) top: usize,
-    pub(crate) tokens: Vec<Option<Logprobs>>,
+    pub(crate) tokens: Vec<Option<PromptScore>>,
 }
 
 /// One answer: in the line, or running.
@@ -428,8 +428,8 @@ impl Sequence {
     fn publish(&mut self) {
         let keys = self.chain.as_ref().map_or(&[][..], Chain::keys);
         let full = keys.len().min(self.cached / BLOCK_TOKENS);
-        for index in self.published..full {
-            self.blocks.publish(index, keys[index]);
+        for (index, key) in keys.iter().enumerate().take(full).skip(self.published) {
+            self.blocks.publish(index, *key);
         }
         self.published = self.published.max(full);
     }
@@ -445,9 +445,12 @@ impl Sequence {
         for (row, position) in logits.chunks_exact(vocab).zip(rows.clone()) {
             if position + 1 < self.prompt.len {
                 let token = self.tokens[position + 1];
-                scores
-                    .tokens
-                    .push(Sampler::score(row, token, scores.top, room));
+                let score = Sampler::score(row, token, scores.top, room);
+                let score = score.map(|logprobs| PromptScore {
+                    id: token,
+                    logprobs,
+                });
+                scores.tokens.push(score);
             }
         }
         if scores.tokens.len() == self.prompt.len {

@@ -1,10 +1,10 @@
 //! From the engine's events to the text of one answer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use vlmd_api::{Entity, FinishReason, StopReason, TokenLogprob, TopLogprob};
-use vlmd_engine::{Event, FinishReason as EngineFinish, Logprobs, RequestError};
+use vlmd_api::{Entity, FinishReason, PromptLogprob, StopReason, TokenLogprob, TopLogprob};
+use vlmd_engine::{Event, FinishReason as EngineFinish, Logprobs, PromptScore, RequestError};
 use vlmd_models::Grounded;
 use vlmd_text::{Detokenizer, StopMatcher, TextError, Tokenizer};
 
@@ -28,11 +28,16 @@ pub(crate) struct Style {
     pub(crate) min_tokens: usize,
 }
 
+/// For each token of a prompt, by token id: itself and the most probable ones.
+pub(crate) type PromptLogprobs = Vec<Option<BTreeMap<u32, PromptLogprob>>>;
+
 /// What an event adds to an answer.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Piece {
     pub(crate) text: String,
     pub(crate) logprobs: Vec<TokenLogprob>,
+    /// Before the first token, if they were asked for: of the prompt's tokens.
+    pub(crate) prompt_logprobs: Option<PromptLogprobs>,
     /// With the last piece, from models that point at what they name.
     pub(crate) entities: Option<Vec<Entity>>,
     /// Set with the last piece.
@@ -88,6 +93,16 @@ impl Answer {
                     piece.logprobs.push(entry);
                 }
                 Ok(piece)
+            }
+            Event::Prompt(scores) => {
+                let scores = scores
+                    .iter()
+                    .map(|score| self.prompt_logprob(score.as_ref()));
+                let scores = scores.collect::<Result<_, _>>();
+                Ok(Piece {
+                    prompt_logprobs: Some(scores.map_err(|error| undecodable(&error))?),
+                    ..Piece::default()
+                })
             }
             Event::Finished(finish) => {
                 let piece = self.finish(finish).map_err(|error| undecodable(&error))?;
@@ -175,6 +190,25 @@ impl Answer {
             piece.text = text;
         }
         piece
+    }
+
+    /// The token that stands there comes last, so that it has its own rank even if it is among
+    /// the best.
+    fn prompt_logprob(
+        &self,
+        score: Option<&PromptScore>,
+    ) -> Result<Option<BTreeMap<u32, PromptLogprob>>, TextError> {
+        let Some(PromptScore { id, logprobs }) = score else {
+            return Ok(None);
+        };
+        let best = (1..).zip(&logprobs.top);
+        let best = best.map(|(rank, &(id, logprob))| (id, logprob, rank));
+        let own = (*id, logprobs.chosen, logprobs.rank);
+        let entries = best.chain([own]).map(|(id, logprob, rank)| {
+            let text = token_text(&self.style.tokenizer, id)?;
+            Ok((id, PromptLogprob::new(text, logprob, rank)))
+        });
+        entries.collect::<Result<_, _>>().map(Some)
     }
 
     fn logprob(&self, id: u32, logprobs: &Logprobs) -> Result<TokenLogprob, TextError> {

@@ -23,6 +23,10 @@ pub struct ServerConfig {
     pub max_connections: usize,
     /// Prompts prepared at a time (`--prepare-concurrency`): templates, tokenizing, resampling.
     pub prepare_concurrency: usize,
+    /// Time in which a request must begin to run (`--queue-timeout`); `None` is any.
+    pub queue_timeout: Option<Duration>,
+    /// Time in which its answers must be complete (`--request-timeout`); `None` is any.
+    pub request_timeout: Option<Duration>,
     /// Time that requests under way have to finish after a shutdown began (`--drain-timeout`).
     pub drain_timeout: Duration,
 }
@@ -51,6 +55,8 @@ impl Default for ServerConfig {
             body_timeout: Self::DEFAULT_BODY_TIMEOUT,
             max_inflight: Self::DEFAULT_MAX_INFLIGHT,
             max_connections: Self::DEFAULT_MAX_CONNECTIONS,
+            queue_timeout: None,
+            request_timeout: None,
             prepare_concurrency: std::thread::available_parallelism().map_or(1, usize::from),
             drain_timeout: Self::DEFAULT_DRAIN_TIMEOUT,
         }

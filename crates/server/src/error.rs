@@ -172,7 +172,9 @@ impl Refusal {
             Self::NotReady(_) => unavailable("not_ready"),
             Self::Overloaded { .. } => unavailable("overloaded"),
             Self::Submit(error) => match error {
-                SubmitError::QueueFull { .. } => unavailable("queue_full"),
+                SubmitError::QueueFull { .. } | SubmitError::QueueTokens { .. } => {
+                    unavailable("queue_full")
+                }
                 SubmitError::NotRunning => unavailable("not_ready"),
                 SubmitError::TooLong { .. } => bad_request("context_length_exceeded"),
                 SubmitError::PicturesTooLarge { .. } => bad_request("pictures_too_large"),
@@ -181,6 +183,14 @@ impl Refusal {
             Self::Generation(vlmd_engine::RequestError::ShuttingDown) => {
                 unavailable("shutting_down")
             }
+            Self::Generation(vlmd_engine::RequestError::QueuedTooLong) => {
+                unavailable("queue_timeout")
+            }
+            Self::Generation(vlmd_engine::RequestError::TimedOut) => class(
+                StatusCode::GATEWAY_TIMEOUT,
+                ErrorType::ServiceUnavailableError,
+                "request_timeout",
+            ),
             Self::Generation(vlmd_engine::RequestError::NothingAllowed) => {
                 bad_request("no_token_allowed")
             }
@@ -213,7 +223,9 @@ impl Refusal {
         match self {
             // A model takes its time to load.
             Self::NotReady(_) => Some(10),
-            Self::Overloaded { .. } | Self::Submit(SubmitError::QueueFull { .. }) => Some(1),
+            Self::Overloaded { .. }
+            | Self::Submit(SubmitError::QueueFull { .. } | SubmitError::QueueTokens { .. })
+            | Self::Generation(vlmd_engine::RequestError::QueuedTooLong) => Some(1),
             Self::Submit(SubmitError::NotRunning)
             | Self::Generation(vlmd_engine::RequestError::ShuttingDown) => Some(5),
             _ => None,
@@ -321,7 +333,10 @@ mod tests {
         for refusal in [
             Refusal::NotReady(Health::LOADING),
             Refusal::Overloaded { limit: 1 },
-            Refusal::Submit(SubmitError::QueueFull { waiting: 1 }),
+            Refusal::Submit(SubmitError::QueueFull {
+                waiting: 1,
+                limit: 1,
+            }),
             Refusal::Generation(vlmd_engine::RequestError::ShuttingDown),
         ] {
             assert_eq!(refusal.status(), StatusCode::SERVICE_UNAVAILABLE);

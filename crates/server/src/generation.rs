@@ -10,7 +10,7 @@ use std::time::Instant;
 use futures::Stream;
 use tokio_util::sync::CancellationToken;
 use vlmd_api::{ChatRequest, Usage};
-use vlmd_engine::{Event, EventStream, GenerateRequest, Limits, RequestError, Sampling};
+use vlmd_engine::{Event, EventStream, GenerateRequest, Limits, RequestError, Sampling, Service};
 
 use crate::answer::{Answer, Piece, Style};
 use crate::error::Refusal;
@@ -64,6 +64,13 @@ impl Generation {
             .engine
             .submit(GenerateRequest {
                 choices: request.n.unwrap_or(1) as usize,
+                prompt_logprobs: request.prompt_logprobs.map(|count| count as usize),
+                service: Service {
+                    priority: request.priority(),
+                    cache_salt: prompt.salt.clone(),
+                    entry_within: state.config().queue_timeout,
+                    end_within: state.config().request_timeout,
+                },
                 ..GenerateRequest::new(prompt.prepared.clone(), sampling, limits)
             })
             .map_err(Refusal::Submit)?;

@@ -19,6 +19,8 @@ pub(crate) struct Prompt {
     pub(crate) prepared: Prepared,
     /// Tokens of `bad_words`.
     pub(crate) bad_words: Vec<Vec<u32>>,
+    /// Only prompts with the same share what is computed.
+    pub(crate) salt: Vec<u8>,
 }
 
 /// What is made into a prompt.
@@ -132,6 +134,7 @@ impl Draft {
         Ok(Prompt {
             prepared,
             bad_words,
+            salt: self.owner.salt(),
         })
     }
 }

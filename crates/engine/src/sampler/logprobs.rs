@@ -11,10 +11,13 @@ pub(super) fn report(raw: &[f32], chosen: u32, top: usize, scratch: &mut Vec<u32
     let log_sum = f64::from(max) + sum.ln();
     let logprob = |id: u32| (f64::from(raw[id as usize]) - log_sum) as f32;
 
+    let own = raw[chosen as usize];
+    let rank = raw.iter().filter(|logit| **logit >= own).count();
     highest(raw, top, scratch);
     scratch.sort_unstable_by(by_logit(raw));
     Logprobs {
         chosen: logprob(chosen),
+        rank,
         top: scratch
             .iter()
             .map(|&id| (id, logprob(id)))

@@ -91,7 +91,7 @@ impl Sampler {
     pub(crate) fn forced(&mut self) -> Result<Vec<u32>, RequestError> {
         match &mut self.constraint {
             Some(constraint) if self.sampling.logprobs.is_none() => {
-                constraint.forced().map_err(broken)
+                constraint.forced().map_err(|error| broken(&error))
             }
             _ => Ok(Vec::new()),
         }
@@ -99,8 +99,9 @@ impl Sampler {
 
     /// Whether the constraint lets nothing follow.
     pub(crate) fn is_complete(&self) -> bool {
-        let complete = |constraint: &Box<dyn Constraint>| constraint.is_complete();
-        self.constraint.as_ref().is_some_and(complete)
+        self.constraint
+            .as_deref()
+            .is_some_and(Constraint::is_complete)
     }
 
     /// How probable `token` is by `logits`, `[vocab]`, and which `top` are the most probable.
@@ -122,7 +123,7 @@ impl Sampler {
         self.ngrams.extend(&[id]);
         self.bad_words.push(id);
         match &mut self.constraint {
-            Some(constraint) => constraint.accept(id).map_err(broken),
+            Some(constraint) => constraint.accept(id).map_err(|error| broken(&error)),
             None => Ok(()),
         }
     }
@@ -130,7 +131,7 @@ impl Sampler {
     /// What of the chain changes single logits, whatever the temperature.
     fn apply_rules(&mut self, logits: &mut [f32], suppressed: &[u32]) -> Result<(), RequestError> {
         if let Some(constraint) = &mut self.constraint {
-            constraint.mask(logits).map_err(broken)?;
+            constraint.mask(logits).map_err(|error| broken(&error))?;
         }
         if let Some(allowed) = &self.sampling.allowed_tokens {
             allowed::keep_only(logits, allowed);
@@ -181,7 +182,7 @@ impl Sampler {
     }
 }
 
-fn broken(error: ConstraintError) -> RequestError {
+fn broken(error: &ConstraintError) -> RequestError {
     tracing::warn!(%error, "an answer's constraint failed");
     RequestError::ConstraintFailed
 }

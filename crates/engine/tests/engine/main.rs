@@ -3,8 +3,11 @@
 
 mod batching;
 mod failures;
+mod formats;
 mod images;
 mod lifecycle;
 mod sampling;
+mod service;
+mod sharing;
 mod soak;
 mod support;

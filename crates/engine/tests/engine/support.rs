@@ -11,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use futures::StreamExt;
+use futures::future::join_all;
 use vlmd_backend::{
     BLOCK_TOKENS, Encoding, ImageInput, ImageSpan, KvCache, KvDtype, Model, ModelSpec, Prepared,
     Step,
@@ -433,6 +434,17 @@ impl Rig {
         collect(self.submit(request)).await
     }
 
+    /// All answers to a request.
+    pub(crate) async fn run_all(&self, request: GenerateRequest) -> Vec<Answer> {
+        let streams = self.engine.submit(request).unwrap();
+        join_all(streams.into_iter().map(collect)).await
+    }
+
+    /// All that the only answer's stream carries.
+    pub(crate) async fn events(&self, request: GenerateRequest) -> Vec<Event> {
+        self.submit(request).collect().await
+    }
+
     /// Nothing waits, runs or holds a block.
     pub(crate) fn assert_idle(&self) {
         let stats = self.engine.stats();
@@ -487,15 +499,15 @@ pub(crate) fn words(seed: u32, len: usize) -> Vec<u32> {
 
 /// A greedy answer of `max_tokens` tokens to a prompt of text.
 pub(crate) fn ask(tokens: Vec<u32>, max_tokens: usize) -> GenerateRequest {
-    ask_prepared(
-        Prepared {
-            tokens,
-            images: Vec::new(),
-            spans: Vec::new(),
-            cross: Vec::new(),
-        },
-        max_tokens,
-    )
+    ask_prepared(Prepared::text(tokens), max_tokens)
+}
+
+/// An answer of `max_tokens` tokens that are drawn.
+pub(crate) fn seeded(seed: u64, tokens: Vec<u32>, max_tokens: usize) -> GenerateRequest {
+    let mut request = ask(tokens, max_tokens);
+    request.sampling.temperature = 1.0;
+    request.sampling.seed = Some(seed);
+    request
 }
 
 /// A greedy answer of `max_tokens` tokens.

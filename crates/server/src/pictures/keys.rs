@@ -20,6 +20,18 @@ pub(crate) struct Owner {
     pub(crate) cache_salt: Option<Arc<str>>,
 }
 
+impl Owner {
+    /// The same for the same owner, and for no other. API keys are told apart: how soon an answer
+    /// comes would tell who has one whether the holder of another has sent the same prompt.
+    pub(crate) fn salt(&self) -> Vec<u8> {
+        let mut hasher = Hasher::new_derive_key("vlmd 2026 owner of a prompt");
+        salt(&mut hasher, self);
+        let caller = self.caller.as_ref().map(Caller::as_bytes);
+        optional(&mut hasher, caller.map(<[u8; 32]>::as_slice));
+        hasher.finalize().as_bytes().to_vec()
+    }
+}
+
 /// The bytes of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct FileKey([u8; 32]);
@@ -58,7 +70,7 @@ impl NameKey {
         let mut hasher = Hasher::new_derive_key("vlmd 2026 named picture");
         salt(&mut hasher, owner);
         let caller = owner.caller.as_ref().map(Caller::as_bytes);
-        optional(&mut hasher, caller.map(|digest| digest.as_slice()));
+        optional(&mut hasher, caller.map(<[u8; 32]>::as_slice));
         field(&mut hasher, uuid.as_bytes());
         Self(hasher.finalize().into())
     }

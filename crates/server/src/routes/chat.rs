@@ -117,12 +117,14 @@ async fn whole(
     let id = completion_id();
     let created = unix_time();
     let mut drafts: Vec<Draft> = Vec::new();
+    let mut prompt_logprobs = None;
     drafts.resize_with(generation.len(), Draft::default);
     while let Some(next) = generation.next().await {
         let (index, mut piece) = next?;
         let draft = &mut drafts[index];
         draft.text.push_str(&piece.text);
         draft.logprobs.append(&mut piece.logprobs);
+        prompt_logprobs = piece.prompt_logprobs.or(prompt_logprobs);
         draft.entities = piece.entities;
         draft.end = piece.end;
     }
@@ -152,7 +154,7 @@ async fn whole(
         model,
         choices,
         usage: generation.usage(),
-        prompt_logprobs: Null,
+        prompt_logprobs,
         kv_transfer_params: Null,
     })
 }
