@@ -231,6 +231,7 @@ mod tests {
         vocab_size: 100,
         input_vocab_size: 100,
         max_positions: 1000,
+        long_beyond: None,
         cross_feature_bytes: 0,
     };
     const WISHES: Wishes = Wishes {

@@ -63,10 +63,10 @@ mod tests {
     #[test]
     fn what_followed_the_last_tokens_before_is_guessed() {
         assert_eq!(guess(&[1, 2, 3, 4, 5, 1, 2], 2, 3), [3, 4, 5]);
-        assert_eq!(guess(&[1, 2, 3, 4, 5, 9, 2], 2, 3), []);
+        assert!(guess(&[1, 2, 3, 4, 5, 9, 2], 2, 3).is_empty());
         assert_eq!(guess(&[1, 2, 3, 4, 5, 9, 2], 1, 3), [3, 4, 5]);
-        assert_eq!(guess(&[], 1, 3), []);
-        assert_eq!(guess(&[7], 1, 3), []);
+        assert!(guess(&[], 1, 3).is_empty());
+        assert!(guess(&[7], 1, 3).is_empty());
     }
 
     #[test]

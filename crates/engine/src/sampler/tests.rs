@@ -349,11 +349,13 @@ fn log_probabilities_come_only_when_asked_and_never_infinite() {
         report(Some(0)),
         Some(Logprobs {
             chosen: 0.0,
+            rank: 1,
             top: vec![]
         })
     );
     let two = Logprobs {
         chosen: 0.0,
+        rank: 1,
         top: vec![(1, 0.0)],
     };
     assert_eq!(report(Some(2)), Some(two));

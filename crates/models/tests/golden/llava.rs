@@ -45,6 +45,13 @@ fn logits_and_tokens_are_the_references() {
 }
 
 #[test]
+fn answers_are_the_same_alone_and_in_company() {
+    for suite in suites().iter() {
+        suite.check_in_company(&suite.runs(""), false);
+    }
+}
+
+#[test]
 fn caches_of_fewer_bits_stay_close() {
     for suite in suites().iter() {
         suite.check_kv_dtypes(&suite.runs(""));

@@ -108,6 +108,13 @@ fn logits_and_tokens_are_the_references() {
 }
 
 #[test]
+fn answers_are_the_same_alone_and_in_company() {
+    for (suite, suffix) in suites().iter() {
+        suite.check_in_company(&suite.runs(suffix), suffix.is_empty());
+    }
+}
+
+#[test]
 fn caches_of_fewer_bits_stay_close() {
     for (suite, suffix) in suites().iter() {
         suite.check_kv_dtypes(&suite.runs(suffix));

@@ -86,6 +86,13 @@ fn logits_and_tokens_are_the_references() {
 }
 
 #[test]
+fn answers_are_the_same_alone_and_in_company() {
+    for (suite, original_context) in suites().iter() {
+        suite.check_in_company(&runs(suite, *original_context), false);
+    }
+}
+
+#[test]
 fn caches_of_fewer_bits_stay_close() {
     for (suite, original_context) in suites().iter() {
         suite.check_kv_dtypes(&runs(suite, *original_context));

@@ -4,6 +4,7 @@
 //! `tests/reference` makes them. Those under `tests/golden` are always run; `VLMD_GOLDENS` names
 //! further ones, separated by colons.
 
+mod company;
 mod kv;
 pub(crate) mod pieces;
 pub(crate) mod runner;

@@ -24,7 +24,7 @@ const PIXEL_TOLERANCE: f32 = 1e-5;
 const LOGIT_TOLERANCE: f32 = 1e-3;
 
 /// Greedy tokens are compared where the reference's best logit leads by more than this.
-const DECISIVE_GAP: f64 = 1e-3;
+pub(crate) const DECISIVE_GAP: f64 = 1e-3;
 
 /// Tokens that the reference decoded for each case.
 pub(crate) const NEW_TOKENS: usize = 16;
@@ -253,11 +253,11 @@ impl Suite {
 /// A case in one mode.
 pub(crate) struct Run<'a> {
     pub(crate) label: String,
-    prompt: &'a Prepared,
+    pub(crate) prompt: &'a Prepared,
     features: &'a [Tensor],
     pub(crate) max_len: MaxLen,
-    generated: Vec<u32>,
-    gaps: Vec<f64>,
+    pub(crate) generated: Vec<u32>,
+    pub(crate) gaps: Vec<f64>,
     /// Of the first steps, as many as are stored; tokens are compared in all.
     steps: Vec<Vec<f32>>,
     prompt_logits: Vec<f32>,
@@ -266,6 +266,11 @@ pub(crate) struct Run<'a> {
 impl Run<'_> {
     pub(crate) fn sequence(&self) -> Sequence {
         Sequence::new(self.prompt, self.features, self.max_len)
+    }
+
+    /// As any request for so many tokens is computed.
+    pub(crate) fn is_usual(&self) -> bool {
+        matches!(self.max_len, MaxLen::Fixed(len) if len == self.length())
     }
 
     /// Tokens that a cache must hold for it.
