@@ -171,7 +171,6 @@ async fn what_is_not_implemented_is_refused_not_ignored() {
             json!([{"type": "function", "function": {"name": "f", "parameters": {}}}]),
         ),
         ("use_beam_search", json!(true)),
-        ("prompt_logprobs", json!(1)),
         ("chat_template", json!("{{ messages }}")),
     ] {
         bench.refuses_field(field, value, &[]).await;

@@ -36,7 +36,8 @@ pub use request::{
 };
 pub use response::{
     AnswerMessage, ChatChunk, ChatCompletion, Choice, ChoiceLogprobs, ChunkChoice, Delta, Entity,
-    FinishReason, Null, PromptLogprob, StopReason, TokenLogprob, TopLogprob, Usage, completion_id,
+    FinishReason, Null, PromptLogprob, PromptTokensDetails, StopReason, Timings, TokenLogprob,
+    TopLogprob, Usage, completion_id,
 };
 pub use unsupported::{UNSUPPORTED, Unsupported};
 pub use vocabulary::{MAX_ALLOWED_TOKEN_IDS, MAX_BAD_WORD_BYTES, MAX_BAD_WORDS};

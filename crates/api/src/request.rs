@@ -147,6 +147,9 @@ pub struct ChatRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = -1000, maximum = 1000)]
     pub priority: Option<i32>,
+    /// Tells in `usage` where the request's time went. vlmd's own. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub return_timings: Option<bool>,
     /// Sends the answer as server-sent events while it is written. Default false.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<bool>,
@@ -262,6 +265,7 @@ impl ChatRequest {
             top_logprobs: fields.integer("top_logprobs", 0..=i64::from(MAX_TOP_LOGPROBS))?,
             prompt_logprobs: fields.integer("prompt_logprobs", 0..=i64::from(MAX_TOP_LOGPROBS))?,
             priority: fields.integer("priority", -MAX_PRIORITY..=MAX_PRIORITY)?,
+            return_timings: fields.boolean("return_timings")?,
             stream: fields.boolean("stream")?,
             stream_options: StreamOptions::read(&mut fields)?,
             cache_salt: fields.string("cache_salt")?,

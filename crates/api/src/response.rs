@@ -156,7 +156,7 @@ pub enum StopReason {
 }
 
 /// Tokens read and written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct Usage {
     /// Of the prompt, each image's placeholders included.
     pub prompt_tokens: usize,
@@ -164,9 +164,32 @@ pub struct Usage {
     pub total_tokens: usize,
     /// Of all answers together, the tokens that ended them included.
     pub completion_tokens: usize,
-    /// Always null: clients compare `usage` as a whole.
-    #[schema(value_type = Option<Object>)]
-    pub prompt_tokens_details: Null,
+    /// Null unless the server was told to tell: clients compare `usage` as a whole.
+    pub prompt_tokens_details: Option<PromptTokensDetails>,
+    /// If the request asked for them (`return_timings`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timings: Option<Timings>,
+}
+
+/// What is known of the prompt's tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+pub struct PromptTokensDetails {
+    /// Those that were found in the cache and not computed.
+    pub cached_tokens: usize,
+}
+
+/// Where the time of a request went, in milliseconds; of several answers, the one that took
+/// longest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, ToSchema)]
+pub struct Timings {
+    /// Until it began to run.
+    pub queue_ms: f64,
+    /// From then until its last picture was encoded; 0 without pictures or where they were known.
+    pub encode_ms: f64,
+    /// From when it began to run to the first token.
+    pub prefill_ms: f64,
+    /// From the first token to the end.
+    pub decode_ms: f64,
 }
 
 impl Usage {
@@ -177,7 +200,8 @@ impl Usage {
             prompt_tokens,
             total_tokens: prompt_tokens.saturating_add(completion_tokens),
             completion_tokens,
-            prompt_tokens_details: Null,
+            prompt_tokens_details: None,
+            timings: None,
         }
     }
 }

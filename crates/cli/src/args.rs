@@ -199,6 +199,12 @@ pub(crate) struct EngineArgs {
     /// Most tokens in a row that are looked for
     #[arg(long, env = "VLMD_SPECULATIVE_MAX_NGRAM", default_value_t = Speculation::DEFAULT_MAX_NGRAM, value_parser = positive)]
     pub(crate) speculative_max_ngram: usize,
+    /// Also export metrics under names that vLLM has given up
+    #[arg(long, env = "VLMD_METRICS_LEGACY_NAMES")]
+    pub(crate) metrics_legacy_names: bool,
+    /// Tell in `usage` how many tokens of a prompt were found in the KV cache
+    #[arg(long, env = "VLMD_ENABLE_PROMPT_TOKENS_DETAILS")]
+    pub(crate) enable_prompt_tokens_details: bool,
     /// Seconds in which a request must begin to run, else it is answered 503
     #[arg(long, env = "VLMD_QUEUE_TIMEOUT", value_parser = seconds)]
     pub(crate) queue_timeout: Option<Duration>,

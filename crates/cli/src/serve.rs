@@ -171,6 +171,7 @@ fn load(args: &ServeArgs) -> Result<ServedModel> {
         engine,
         media: MediaGate::new(media_config(&args.media))?,
         pictures: PictureStore::new(picture_memory(&args.media)?),
+        max_num_seqs: args.max_num_seqs,
         vocab_size: spec.vocab_size,
         max_images: args.media.max_images,
         default_sampling,
@@ -240,6 +241,8 @@ fn server_config(args: &ServeArgs) -> ServerConfig {
             .prepare_concurrency
             .unwrap_or(defaults.prepare_concurrency),
         drain_timeout: args.drain_timeout,
+        metrics_legacy_names: args.engine.metrics_legacy_names,
+        prompt_tokens_details: args.engine.enable_prompt_tokens_details,
         queue_timeout: args.engine.queue_timeout,
         request_timeout: args.engine.request_timeout,
     }

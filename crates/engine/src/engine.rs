@@ -19,7 +19,7 @@ use crate::request::{GenerateRequest, SubmitError};
 use crate::sampler::Sampler;
 use crate::scheduler::Rank;
 use crate::sequence::{Deadlines, Parts, Prompt, Scores, Sequence, Voice};
-use crate::stats::{Line, Stats, Status, Ticket};
+use crate::stats::{Distributions, Line, Stats, Status, Ticket};
 use crate::stream::EventStream;
 use crate::worker::{Command, Worker};
 
@@ -72,7 +72,11 @@ impl Inner {
             prompt_logprobs,
         } = request;
         let now = Instant::now();
+        let times = &self.status.times;
         let len = prompt.tokens.len();
+        times.prompt_tokens.number(len);
+        times.max_tokens.number(limits.max_tokens);
+        times.choices.number(1 + others.len());
         let max_len = len
             .saturating_add(limits.max_tokens.max(1))
             .min(self.max_model_len);
@@ -239,6 +243,12 @@ impl Engine {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.inner.status.snapshot()
+    }
+
+    /// How long requests took and how large they were.
+    #[must_use]
+    pub fn distributions(&self) -> Distributions {
+        self.inner.status.distributions()
     }
 
     /// Does the model answer, and are newcomers welcome? False for good once the worker is gone

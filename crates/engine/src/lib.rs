@@ -61,6 +61,7 @@ mod byte_budget;
 mod config;
 mod constraint;
 mod engine;
+mod histogram;
 mod pacer;
 mod prefix;
 mod prompt;
@@ -76,10 +77,11 @@ mod worker;
 pub use config::{EngineConfig, StartError};
 pub use constraint::{Constraint, ConstraintError};
 pub use engine::Engine;
+pub use histogram::Distribution;
 pub use request::{
     Event, FinishReason, GenerateRequest, Limits, Logprobs, PromptScore, RequestError, Sampling,
     Service, SubmitError,
 };
 pub use speculation::Speculation;
-pub use stats::{SPEC_POSITIONS, Stats};
+pub use stats::{Distributions, SPEC_POSITIONS, Stats, Timings};
 pub use stream::EventStream;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use vlmd_backend::Prepared;
 
 use crate::constraint::Constraint;
+use crate::stats::Timings;
 
 /// How the next token is chosen. Ranges are the API's to check; the engine takes them as right.
 #[derive(Debug, Clone, PartialEq)]
@@ -173,6 +174,8 @@ pub enum Event {
         /// If they were asked for: raw model probabilities, before penalties and temperature.
         logprobs: Option<Logprobs>,
     },
+    /// Before `Finished`: where the time went.
+    Timings(Timings),
     /// The answer is complete.
     Finished(FinishReason),
     /// The answer ends here for want of the engine; other requests are unharmed.

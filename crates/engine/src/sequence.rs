@@ -231,10 +231,12 @@ impl Sequence {
         self.cached = found * BLOCK_TOKENS;
         self.published = found;
         self.entered = true;
+        let cached = self.cached.min(self.prompt.len);
         for voice in self.others.iter_mut().chain([&mut self.voice]) {
             voice.ticket.run();
+            voice.ticket.note_cached(cached);
         }
-        Some(self.cached)
+        Some(cached)
     }
 
     /// Tokens of the prompt.
@@ -278,12 +280,22 @@ impl Sequence {
     }
 
     /// Takes the features of a picture, if it waits for them.
-    pub(crate) fn see(&mut self, key: ImageKey, features: &Tensor) {
+    pub(crate) fn see(&mut self, key: ImageKey, features: &Tensor) -> bool {
+        let mut waited = false;
         for index in 0..self.features.len() {
             let its = self.prompt.keys.get(index) == Some(&key);
             if its && self.features[index].is_none() && self.needs(index) {
                 self.features[index] = Some(features.clone());
+                waited = true;
             }
+        }
+        waited
+    }
+
+    /// Takes note of the time at which it got features that it had to wait for.
+    pub(crate) fn note_seen(&mut self) {
+        for voice in self.others.iter_mut().chain([&mut self.voice]) {
+            voice.ticket.note_seen();
         }
     }
 

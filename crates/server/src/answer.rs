@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use vlmd_api::{Entity, FinishReason, PromptLogprob, StopReason, TokenLogprob, TopLogprob};
-use vlmd_engine::{Event, FinishReason as EngineFinish, Logprobs, PromptScore, RequestError};
+use vlmd_engine::{
+    Event, FinishReason as EngineFinish, Logprobs, PromptScore, RequestError, Timings,
+};
 use vlmd_models::Grounded;
 use vlmd_text::{Detokenizer, StopMatcher, TextError, Tokenizer};
 
@@ -38,6 +40,8 @@ pub(crate) struct Piece {
     pub(crate) logprobs: Vec<TokenLogprob>,
     /// Before the first token, if they were asked for: of the prompt's tokens.
     pub(crate) prompt_logprobs: Option<PromptLogprobs>,
+    /// Before the last piece: where the answer's time went.
+    pub(crate) timings: Option<Timings>,
     /// With the last piece, from models that point at what they name.
     pub(crate) entities: Option<Vec<Entity>>,
     /// Set with the last piece.
@@ -104,6 +108,10 @@ impl Answer {
                     ..Piece::default()
                 })
             }
+            Event::Timings(timings) => Ok(Piece {
+                timings: Some(timings),
+                ..Piece::default()
+            }),
             Event::Finished(finish) => {
                 let piece = self.finish(finish).map_err(|error| undecodable(&error))?;
                 Ok(self.grounded(piece))

@@ -23,6 +23,11 @@ pub struct ServerConfig {
     pub max_connections: usize,
     /// Prompts prepared at a time (`--prepare-concurrency`): templates, tokenizing, resampling.
     pub prepare_concurrency: usize,
+    /// Also export names of metrics that vLLM has given up (`--metrics-legacy-names`).
+    pub metrics_legacy_names: bool,
+    /// Tell how many tokens of a prompt were found in the cache
+    /// (`--enable-prompt-tokens-details`).
+    pub prompt_tokens_details: bool,
     /// Time in which a request must begin to run (`--queue-timeout`); `None` is any.
     pub queue_timeout: Option<Duration>,
     /// Time in which its answers must be complete (`--request-timeout`); `None` is any.
@@ -55,6 +60,8 @@ impl Default for ServerConfig {
             body_timeout: Self::DEFAULT_BODY_TIMEOUT,
             max_inflight: Self::DEFAULT_MAX_INFLIGHT,
             max_connections: Self::DEFAULT_MAX_CONNECTIONS,
+            metrics_legacy_names: false,
+            prompt_tokens_details: false,
             queue_timeout: None,
             request_timeout: None,
             prepare_concurrency: std::thread::available_parallelism().map_or(1, usize::from),

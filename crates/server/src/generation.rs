@@ -5,12 +5,14 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::Stream;
 use tokio_util::sync::CancellationToken;
-use vlmd_api::{ChatRequest, Usage};
-use vlmd_engine::{Event, EventStream, GenerateRequest, Limits, RequestError, Sampling, Service};
+use vlmd_api::{ChatRequest, PromptTokensDetails, Usage};
+use vlmd_engine::{
+    Event, EventStream, GenerateRequest, Limits, RequestError, Sampling, Service, Timings,
+};
 
 use crate::answer::{Answer, Piece, Style};
 use crate::error::Refusal;
@@ -40,6 +42,9 @@ struct Account {
     failed: bool,
     start: Instant,
     first_token_ms: Option<u128>,
+    /// Of the answer that took longest.
+    timings: Option<Timings>,
+    tells_timings: bool,
     _admission: Admission,
 }
 
@@ -91,6 +96,8 @@ impl Generation {
                 failed: false,
                 start: Instant::now(),
                 first_token_ms: None,
+                timings: None,
+                tells_timings: request.return_timings.unwrap_or(false),
                 _admission: admission,
             },
         })
@@ -101,9 +108,25 @@ impl Generation {
         self.answers.len()
     }
 
-    /// Tokens so far.
+    /// Tokens so far, and with the end of the answers what else there is to tell.
     pub(crate) fn usage(&self) -> Usage {
-        Usage::new(self.account.prompt_tokens, self.account.completion_tokens)
+        let account = &self.account;
+        let mut usage = Usage::new(account.prompt_tokens, account.completion_tokens);
+        let Some(timings) = account.timings else {
+            return usage;
+        };
+        let millis = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+        usage.timings = account.tells_timings.then(|| vlmd_api::Timings {
+            queue_ms: millis(timings.queue),
+            encode_ms: millis(timings.encode),
+            prefill_ms: millis(timings.prefill),
+            decode_ms: millis(timings.decode),
+        });
+        let details = account.state.config().prompt_tokens_details;
+        usage.prompt_tokens_details = details.then_some(PromptTokensDetails {
+            cached_tokens: timings.cached_tokens,
+        });
+        usage
     }
 
     /// The next piece of any answer with that answer's index; `None` when all have ended. After
@@ -130,6 +153,7 @@ impl Generation {
             Err(refusal) => return Some(Err(self.fail(refusal))),
         };
         self.account.count(answer.tokens() - before);
+        self.account.time(piece.timings);
         if let Some(end) = &piece.end {
             self.streams[index] = None;
             self.account.open -= 1;
@@ -162,6 +186,11 @@ fn poll_streams(
 }
 
 impl Account {
+    fn time(&mut self, timings: Option<Timings>) {
+        let whole = |timings: &Timings| timings.queue + timings.prefill + timings.decode;
+        self.timings = self.timings.into_iter().chain(timings).max_by_key(whole);
+    }
+
     fn count(&mut self, tokens: usize) {
         self.completion_tokens += tokens;
         if tokens > 0 && self.first_token_ms.is_none() {
@@ -184,11 +213,17 @@ impl Drop for Account {
                 Outcome::Aborted
             });
         }
+        let millis = |of: fn(Timings) -> Duration| self.timings.map(|t| of(t).as_millis());
         tracing::info!(
             outcome,
             prompt_tokens = self.prompt_tokens,
             completion_tokens = self.completion_tokens,
             first_token_ms = self.first_token_ms,
+            queue_ms = millis(|timings| timings.queue),
+            encode_ms = millis(|timings| timings.encode),
+            prefill_ms = millis(|timings| timings.prefill),
+            decode_ms = millis(|timings| timings.decode),
+            cached_tokens = self.timings.map(|timings| timings.cached_tokens),
             total_ms = self.start.elapsed().as_millis(),
             "generated"
         );

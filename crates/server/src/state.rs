@@ -37,6 +37,8 @@ pub struct ServedModel {
     /// LongRoPE chooses its factors by that length: without this bound every careless request
     /// would claim the whole context.
     pub default_max_tokens: usize,
+    /// Most answers that are generated side by side (`--max-num-seqs`); told in metrics.
+    pub max_num_seqs: usize,
     /// Length of a row of logits: token ids in requests must be below.
     pub vocab_size: usize,
     /// Most pictures in one request (`--max-images`).

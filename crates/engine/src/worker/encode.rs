@@ -175,7 +175,9 @@ impl Encoder {
         for (image, features) in images.iter().zip(features) {
             self.suspects.remove(&image.key());
             for sequence in &mut *running {
-                sequence.see(image.key(), &features);
+                if sequence.see(image.key(), &features) {
+                    sequence.note_seen();
+                }
             }
             self.cache.insert(image.key(), features);
         }

@@ -205,8 +205,7 @@ impl Worker {
         };
         let looked_up = head.prompt_len() as u64;
         self.status.prefix_queries.fetch_add(looked_up, Relaxed);
-        let cached = (cached as u64).min(looked_up);
-        self.status.prefix_hits.fetch_add(cached, Relaxed);
+        self.status.prefix_hits.fetch_add(cached as u64, Relaxed);
         self.encoder.recall(&mut head);
         let at = self
             .running
@@ -235,7 +234,10 @@ impl Worker {
     /// Gives the pictures of those that run a turn.
     fn encode(&mut self, units: usize) {
         let turn = self.encoder.turn(&*self.model, &mut self.running, units);
-        self.pacer.observe_encoding(turn.units, turn.took);
+        if turn.units > 0 {
+            self.pacer.observe_encoding(turn.units, turn.took);
+            self.status.times.encode.time(turn.took);
+        }
         let Some(failed) = turn.failed else {
             return;
         };

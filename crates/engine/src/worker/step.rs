@@ -43,7 +43,8 @@ impl Worker {
         match forward(&*self.model, &self.cache, &slices) {
             Ok(logits) => {
                 let took = started.elapsed();
-                self.status.count_step(took);
+                let tokens = plan.iter().map(|chunk| chunk.tokens.get()).sum();
+                self.status.count_step(tokens, took);
                 self.pacer.observe_forward(made_of(&works, &plan), took);
                 self.advance(&plan, &wanted, logits);
                 Ok(())

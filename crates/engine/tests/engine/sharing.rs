@@ -257,6 +257,6 @@ async fn the_prompts_own_probabilities_come_before_the_answer() {
                 assert!(score.logprobs.rank > 3);
             }
         }
-        assert_eq!(events.len(), 3);
+        assert_eq!(events.len(), 4);
     }
 }

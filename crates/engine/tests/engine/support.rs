@@ -483,6 +483,7 @@ pub(crate) async fn collect(mut stream: EventStream) -> Answer {
     loop {
         match stream.next().await.unwrap() {
             Event::Token { id, .. } => ids.push(id),
+            Event::Timings(_) => {}
             end => {
                 assert_eq!(stream.next().await, None);
                 return Answer { ids, end };

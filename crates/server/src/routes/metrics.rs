@@ -15,7 +15,9 @@ use crate::state::AppState;
 )]
 pub(crate) async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
     let model = state.slot().get().map(AsRef::as_ref);
-    let text = state.metrics().render(model);
+    let text = state
+        .metrics()
+        .render(model, state.config().metrics_legacy_names);
     (
         [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
         text,

@@ -1,12 +1,20 @@
 //! Who is let in, and what the server tells about itself.
 
+use std::collections::HashSet;
+
 use reqwest::header::AUTHORIZATION;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use vlmd_server::ApiKeys;
+use vlmd_server::{ApiKeys, ServerConfig};
 
 use crate::server::{MODEL, Setup, TestServer, chat_body, error_of, json_of};
+
+async fn configured(change: impl FnOnce(&mut ServerConfig)) -> TestServer {
+    let mut setup = Setup::default();
+    change(&mut setup.config);
+    TestServer::with(setup).await
+}
 
 async fn locked() -> TestServer {
     let mut setup = Setup::default();
@@ -191,20 +199,115 @@ async fn metrics_follow_what_happened() {
                 .starts_with("text/plain")
         );
         let text = response.text().await.unwrap();
-        let label = format!("model_name=\"{MODEL}\"");
+        let label = format!("model_name=\"{MODEL}\",engine=\"0\"");
         for line in [
             format!("vllm:num_requests_running{{{label}}} 0"),
             format!("vllm:num_requests_waiting{{{label}}} 0"),
             format!("vllm:kv_cache_usage_perc{{{label}}} 0"),
             format!("vllm:prompt_tokens_total{{{label}}} 6"),
-            format!("vllm:request_success_total{{finished_reason=\"length\",{label}}} 1"),
-            format!("vllm:request_success_total{{finished_reason=\"stop\",{label}}} 1"),
+            format!("vllm:request_success_total{{{label},finished_reason=\"length\"}} 1"),
+            format!("vllm:request_success_total{{{label},finished_reason=\"stop\"}} 1"),
+            format!("request_success_total{{{label}}} 2"),
+            format!("request_failure_total{{{label}}} 0"),
+            format!("vllm:time_to_first_token_seconds_count{{{label}}} 2"),
+            format!("time_to_first_token_seconds_bucket{{{label},le=\"+Inf\"}} 2"),
+            format!("vllm:request_prompt_tokens_bucket{{{label},le=\"2.0\"}} 0"),
+            format!("vllm:request_prompt_tokens_bucket{{{label},le=\"5.0\"}} 2"),
+            format!("num_request_max{{{label}}} 8"),
+            format!("vlmd:answers_submitted_total{{{label}}} 2"),
             format!("vlmd:kv_blocks_used{{{label}}} 0"),
             "vlmd:http_responses_total{status=\"400\"} 1".to_owned(),
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
     }
+}
+
+/// Splits a line of a page into its name, its labels and its value.
+fn sample(line: &str) -> (&str, &str, f64) {
+    let (series, value) = line.rsplit_once(' ').unwrap();
+    let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+    let labels = labels.strip_suffix('}').unwrap();
+    (name, labels, value.parse().unwrap())
+}
+
+#[tokio::test]
+async fn the_page_of_metrics_is_what_prometheus_reads() {
+    let server = configured(|config| config.metrics_legacy_names = true).await;
+    server.answer(&json!({"max_tokens": 3, "n": 2})).await;
+    let text = server.get("/metrics").send().await.unwrap().text();
+    let text = text.await.unwrap();
+    let mut families = HashSet::new();
+    let mut open: Option<(String, String)> = None;
+    let mut buckets: Vec<(String, f64)> = Vec::new();
+    for line in text.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            let (name, help) = help.split_once(' ').unwrap();
+            assert!(
+                !help.is_empty() && families.insert(name.to_owned()),
+                "{line}"
+            );
+            open = Some((name.to_owned(), String::new()));
+            continue;
+        }
+        let (name, kind) = open.as_mut().unwrap();
+        if let Some(found) = line.strip_prefix("# TYPE ") {
+            let (typed, found) = found.split_once(' ').unwrap();
+            assert!(typed == name && kind.is_empty(), "{line}");
+            assert!(["counter", "gauge", "histogram"].contains(&found), "{line}");
+            *kind = found.to_owned();
+            continue;
+        }
+        let (series, labels, value) = sample(line);
+        assert!(value >= 0.0, "{line}");
+        if kind != "histogram" {
+            assert_eq!(series, name, "{line}");
+            continue;
+        }
+        match series.strip_prefix(name.as_str()).unwrap() {
+            "_bucket" => {
+                let (_, bound) = labels.rsplit_once("le=\"").unwrap();
+                buckets.push((bound.trim_end_matches('"').to_owned(), value));
+            }
+            "_sum" => {}
+            "_count" => {
+                let counts: Vec<f64> = buckets.iter().map(|(_, count)| *count).collect();
+                assert!(counts.is_sorted(), "{line}");
+                let bounds = buckets
+                    .iter()
+                    .map(|(bound, _)| bound.parse::<f64>().unwrap());
+                assert!(bounds.is_sorted_by(|a, b| a < b), "{line}");
+                let (last, total) = buckets.pop().unwrap();
+                assert!(last == "+Inf" && total == value, "{line}");
+                buckets.clear();
+            }
+            other => panic!("{other}"),
+        }
+    }
+    for name in ["vllm:gpu_cache_usage_perc", "process_resident_memory_bytes"] {
+        assert!(families.contains(name), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn usage_tells_where_time_went_and_what_was_found() {
+    let server = configured(|config| config.prompt_tokens_details = true).await;
+    let usage = |answer: Value| answer["usage"].clone();
+    let first = usage(server.answer(&json!({"max_tokens": 3})).await);
+    assert_eq!(first["prompt_tokens_details"], json!({"cached_tokens": 0}));
+    assert!(first.get("timings").is_none());
+    let timed = usage(
+        server
+            .answer(&json!({"max_tokens": 3, "return_timings": true}))
+            .await,
+    );
+    for field in ["queue_ms", "encode_ms", "prefill_ms", "decode_ms"] {
+        assert!(timed["timings"][field].as_f64().unwrap() >= 0.0, "{field}");
+    }
+    // Off unless the operator wants it: what is cached tells of others' prompts.
+    let silent = TestServer::start().await;
+    let answer = usage(silent.answer(&json!({})).await);
+    assert_eq!(answer["prompt_tokens_details"], Value::Null);
 }
 
 #[tokio::test]

@@ -17,6 +17,8 @@ mod script;
 #[cfg(test)]
 mod server;
 #[cfg(test)]
+mod service;
+#[cfg(test)]
 mod stream;
 #[cfg(test)]
 mod words;

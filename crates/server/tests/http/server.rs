@@ -178,6 +178,7 @@ pub(crate) async fn load(setup: Setup) -> (ServerConfig, ServedModel) {
         pictures: PictureStore::new(setup.pictures),
         vocab_size: 257,
         max_images: 5,
+        max_num_seqs: 8,
         default_max_tokens: usize::MAX,
         default_sampling: Sampling::default(),
     };
