@@ -16,7 +16,6 @@ and medians taken. Standard library only.
 
 import argparse
 import base64
-import json
 import random
 import statistics
 import struct
@@ -26,7 +25,20 @@ import zlib
 
 from http_load import Server, one_request, percentile
 
-WORDS = "stone river lamp green seven house cloud paper window garden silver engine".split()
+WORDS = [
+    "stone",
+    "river",
+    "lamp",
+    "green",
+    "seven",
+    "house",
+    "cloud",
+    "paper",
+    "window",
+    "garden",
+    "silver",
+    "engine",
+]
 
 
 def arguments():
@@ -58,7 +70,9 @@ def png(rng, width, height):
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     pixels = zlib.compress(b"".join(rows), 1)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
 
 
 class Bench:
@@ -76,7 +90,9 @@ class Bench:
         return {
             "model": self.model,
             **({"allowed_token_ids": list(range(first, last + 1))} if last else {}),
-            "messages": [{"role": "user", "content": [*content, {"type": "text", "text": question}]}],
+            "messages": [
+                {"role": "user", "content": [*content, {"type": "text", "text": question}]}
+            ],
             "temperature": 0,
             "max_tokens": max_tokens,
             "ignore_eos": True,
@@ -125,7 +141,9 @@ class Bench:
             picture = [self.picture()]
             pairs.append((self.first_token(picture), self.first_token(picture)))
         new, known = (statistics.median(column) for column in zip(*pairs))
-        print(f"picture: new {new:.3f} s, known {known:.3f} s to the first token: {known / new:.3f}x")
+        print(
+            f"picture: new {new:.3f} s, known {known:.3f} s to the first token: {known / new:.3f}x"
+        )
 
     def gaps(self):
         """Streams run until the pictures' answer is there; their gaps are told apart by then."""

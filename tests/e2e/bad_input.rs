@@ -170,7 +170,6 @@ async fn what_is_not_implemented_is_refused_not_ignored() {
             "tools",
             json!([{"type": "function", "function": {"name": "f", "parameters": {}}}]),
         ),
-        ("use_beam_search", json!(true)),
         ("chat_template", json!("{{ messages }}")),
     ] {
         bench.refuses_field(field, value, &[]).await;

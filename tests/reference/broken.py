@@ -18,7 +18,6 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-
 import pictures
 import png
 

@@ -103,6 +103,13 @@ def sentencepiece(arguments):
     make(arguments.out)
 
 
+def beams(arguments):
+    """Golden of beam search, with the checkpoint that `llava` has made in the same folder."""
+    from beams import make
+
+    make(arguments.out, arguments.out)
+
+
 def sampling(arguments):
     """Distributions as transformers' logits processors warp them."""
     from sampling import make
@@ -138,6 +145,7 @@ def main():
         nemo_distributed,
         torch_files,
         sentencepiece,
+        beams,
         sampling,
     )
     for kind in plain:

@@ -6,9 +6,8 @@ import io
 import itertools
 import tarfile
 
-import torch
-
 import nemo_distributed
+import torch
 from neva_reference import EMBEDDING, OUTPUT, gated
 
 # Megatron core's names and those of NeMo's own older layers.

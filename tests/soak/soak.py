@@ -71,7 +71,9 @@ class Server:
         """Status and body."""
         connection = self.connect()
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        connection.request("POST", "/v1/chat/completions", data, {"content-type": "application/json"})
+        connection.request(
+            "POST", "/v1/chat/completions", data, {"content-type": "application/json"}
+        )
         response = connection.getresponse()
         text = response.read()
         connection.close()
@@ -120,8 +122,16 @@ class Soak:
 
     def ask(self, rng):
         kinds = {
-            self.text: 6, self.repeated: 5, self.fresh: 2, self.several: 2, self.streamed: 4,
-            self.formatted: 3, self.cancelled: 3, self.late: 0.05, self.bad: 3, self.scored: 1,
+            self.text: 6,
+            self.repeated: 5,
+            self.fresh: 2,
+            self.several: 2,
+            self.streamed: 4,
+            self.formatted: 3,
+            self.cancelled: 3,
+            self.late: 0.05,
+            self.bad: 3,
+            self.scored: 1,
         }
         kind = rng.choices(list(kinds), list(kinds.values()))[0]
         kind(rng)
@@ -180,7 +190,10 @@ class Soak:
             "required": ["colour", "count"],
             "additionalProperties": False,
         }
-        form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
+        form = {
+            "type": "json_schema",
+            "json_schema": {"name": "x", "schema": schema, "strict": True},
+        }
         body = self.body(rng, [rng.choice(self.pictures)], response_format=form, max_tokens=60)
         answer = self.complete("formatted", body)
         if answer:
@@ -197,7 +210,9 @@ class Soak:
     def stream(self, body, lines):
         connection = self.server.connect()
         data = json.dumps({**body, "stream": True})
-        connection.request("POST", "/v1/chat/completions", data, {"content-type": "application/json"})
+        connection.request(
+            "POST", "/v1/chat/completions", data, {"content-type": "application/json"}
+        )
         response = connection.getresponse()
         seen = []
         if response.status == 200:
@@ -236,10 +251,17 @@ class Soak:
     def bad(self, rng):
         good = self.body(rng)
         bodies = [
-            b"{", b"[]", {**good, "temperature": 3}, {**good, "model": "none"}, {**good, "n": 0},
-            {**good, "max_tokens": 10**6}, {**good, "messages": []},
-            self.body(rng, ["data:image/png;base64,AAAA"]), self.body(rng, self.pictures[:6]),
-            {**good, "response_format": {"type": "json_schema"}}, {**good, "guided_regex": "("},
+            b"{",
+            b"[]",
+            {**good, "temperature": 3},
+            {**good, "model": "none"},
+            {**good, "n": 0},
+            {**good, "max_tokens": 10**6},
+            {**good, "messages": []},
+            self.body(rng, ["data:image/png;base64,AAAA"]),
+            self.body(rng, self.pictures[:6]),
+            {**good, "response_format": {"type": "json_schema"}},
+            {**good, "guided_regex": "("},
         ]
         body = rng.choice(bodies)
         status, text = self.server.post(body)
@@ -270,7 +292,11 @@ class Soak:
 
     def settle(self):
         """Waits until the server is idle, and holds its books against ours."""
-        gauges = ["vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"]
+        gauges = [
+            "vllm:num_requests_running",
+            "vllm:num_requests_waiting",
+            "vllm:kv_cache_usage_perc",
+        ]
         end = time.time() + PATIENCE
         while time.time() < end:
             metrics = self.server.metrics()
@@ -291,7 +317,9 @@ class Soak:
             return
         third = len(warm) // 3
         early, late = statistics.median(warm[:third]), statistics.median(warm[-third:])
-        print(f"memory: {early / 2**20:.0f} MiB after warming up, {late / 2**20:.0f} MiB at the end")
+        print(
+            f"memory: {early / 2**20:.0f} MiB after warming up, {late / 2**20:.0f} MiB at the end"
+        )
         if late > early * (1 + MEMORY_SLACK):
             self.fault(f"memory grew from {early} to {late} bytes")
 

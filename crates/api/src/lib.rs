@@ -9,6 +9,7 @@
 //! The last group is listed in [`UNSUPPORTED`].
 
 mod agent_hints;
+mod beams;
 mod content;
 mod error;
 mod informational;
@@ -23,6 +24,7 @@ mod validate;
 mod vocabulary;
 
 pub use agent_hints::AgentHints;
+pub use beams::Beams;
 pub use content::{ContentPart, MessageContent};
 pub use error::{
     ErrorBody, ErrorDetail, ErrorType, RequestError, StreamErrorBody, StreamErrorDetail,

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::agent_hints::AgentHints;
+use crate::beams::Beams;
 use crate::reader::{Bounds, Fields, integer, number, out_of_range, wrong_type};
 use crate::unsupported::{self, NVEXT_FIELDS, UNSUPPORTED};
 use crate::{Message, RequestError, validate, vocabulary};
@@ -80,6 +81,9 @@ pub struct ChatRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 16)]
     pub n: Option<u32>,
+    /// Beam search.
+    #[serde(flatten)]
+    pub beams: Beams,
     /// Texts that end an answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop: Option<StopSequences>,
@@ -247,6 +251,7 @@ impl ChatRequest {
             min_p: fields.number("min_p", Bounds::Closed(0.0, 1.0))?,
             typical_p: fields.number("typical_p", Bounds::Above(0.0, 1.0))?,
             n: fields.integer("n", 1..=i64::from(MAX_CHOICES))?,
+            beams: Beams::read(&mut fields)?,
             stop: read_stop(&mut fields)?,
             stop_token_ids: read_stop_token_ids(&mut fields)?,
             include_stop_str_in_output: fields.boolean("include_stop_str_in_output")?,

@@ -47,20 +47,14 @@ const fn on(name: &'static str) -> Unsupported {
     field(name, "true", |value| *value == Value::Bool(true))
 }
 
-const fn one(name: &'static str) -> Unsupported {
-    field(name, "1", |value| value.as_f64() == Some(1.0))
-}
-
 /// Fields of the request itself.
 pub const UNSUPPORTED: &[Unsupported] = &[
     on("add_generation_prompt"),
     off("add_special_tokens"),
     null_only("audio"),
-    one("best_of"),
     null_only("chat_template"),
     off("continue_final_message"),
     empty("documents"),
-    off("early_stopping"),
     off("echo"),
     field("function_call", "`none` or `auto`", is_passive_choice),
     empty("functions"),
@@ -72,7 +66,6 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     null_only("guided_whitespace_pattern"),
     null_only("image"),
     null_only("kv_transfer_params"),
-    one("length_penalty"),
     empty("logits_processors"),
     empty("media_io_kwargs"),
     field("media_response_type", "`none`", |value| value == "none"),
@@ -88,7 +81,6 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     field("tool_choice", "`none` or `auto`", is_passive_choice),
     empty("tools"),
     null_only("truncate_prompt_tokens"),
-    off("use_beam_search"),
     null_only("vllm_xargs"),
     null_only("web_search_options"),
 ];
@@ -168,9 +160,6 @@ mod tests {
     #[test]
     fn defaults_that_clients_send_pass() {
         for (name, value) in [
-            ("best_of", json!(1)),
-            ("length_penalty", json!(1.0)),
-            ("use_beam_search", json!(false)),
             ("response_format", json!({"type": "text"})),
             ("tools", json!([])),
             ("tool_choice", json!("none")),

@@ -120,5 +120,5 @@ pub(crate) fn relations(request: &ChatRequest) -> Result<(), RequestError> {
             format!("must be at most `{name}`, which is {max}, got {min}"),
         );
     }
-    Ok(())
+    request.beams.check(request)
 }

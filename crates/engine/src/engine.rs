@@ -98,7 +98,8 @@ impl Inner {
         for span in &prompt.spans {
             prompt.tokens[span.tokens.clone()].fill(0);
         }
-        let long = self.spec.long_beyond.is_some_and(|most| max_len > most);
+        let context = limits.context.unwrap_or(max_len).min(self.max_model_len);
+        let long = self.spec.long_beyond.is_some_and(|most| context > most);
         let arrived = now.duration_since(self.started).as_millis();
         let arrived = u64::try_from(arrived).unwrap_or(u64::MAX);
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
@@ -111,6 +112,7 @@ impl Inner {
             images: prompt.images,
             limits,
             max_len,
+            context: context.max(max_len),
             cross_bytes,
         };
         let parts = Parts {
@@ -192,6 +194,22 @@ impl Engine {
     /// # Errors
     /// See [`SubmitError`].
     pub fn submit(&self, request: GenerateRequest) -> Result<Vec<EventStream>, SubmitError> {
+        self.submit_to(request, self.inner.line)
+    }
+
+    /// Goes on with something that has been taken already, however long the line is.
+    pub(crate) fn submit_anyway(
+        &self,
+        request: GenerateRequest,
+    ) -> Result<Vec<EventStream>, SubmitError> {
+        self.submit_to(request, Line::ENDLESS)
+    }
+
+    fn submit_to(
+        &self,
+        request: GenerateRequest,
+        line: Line,
+    ) -> Result<Vec<EventStream>, SubmitError> {
         let inner = &*self.inner;
         if !inner.status.is_open() {
             return Err(SubmitError::NotRunning);
@@ -216,7 +234,7 @@ impl Engine {
         let mut streams = Vec::with_capacity(request.choices);
         let mut queue = |tokens| {
             let (events, stream) = unbounded_channel();
-            let ticket = Ticket::queue(&inner.status, inner.line, tokens, events)?;
+            let ticket = Ticket::queue(&inner.status, line, tokens, events)?;
             streams.push(EventStream::new(stream));
             Ok(ticket)
         };

@@ -56,6 +56,7 @@
 //! that length was fixed when it was submitted.
 
 mod batch;
+mod beam;
 mod block_pool;
 mod byte_budget;
 mod config;
@@ -74,6 +75,7 @@ mod stats;
 mod stream;
 mod worker;
 
+pub use beam::BeamSearch;
 pub use config::{EngineConfig, StartError};
 pub use constraint::{Constraint, ConstraintError};
 pub use engine::Engine;

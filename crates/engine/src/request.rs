@@ -68,7 +68,7 @@ impl Default for Sampling {
 }
 
 /// When an answer ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Most tokens of the answer, at least 1. The context may end it earlier.
     pub max_tokens: usize,
@@ -76,6 +76,9 @@ pub struct Limits {
     pub min_tokens: usize,
     /// Tokens that end the answer. They are reported, so that the caller may show or drop them.
     pub stop_ids: Vec<u32>,
+    /// Tokens that prompt and answer come to in the end, where this answer is only a part of it
+    /// and more requests follow; `None` is what `max_tokens` tells. A model may compute by it.
+    pub context: Option<usize>,
 }
 
 /// A prompt to be answered.

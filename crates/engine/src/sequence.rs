@@ -38,6 +38,8 @@ pub(crate) struct Prompt {
     pub(crate) limits: Limits,
     /// Most that prompt and answer may grow to.
     pub(crate) max_len: usize,
+    /// What the model computes it as: the longest that it comes to with what follows.
+    pub(crate) context: usize,
     /// Memory beside the cache while it runs.
     pub(crate) cross_bytes: usize,
 }
@@ -403,7 +405,7 @@ impl Sequence {
             logits: self.wanted(&rows),
             rows,
             blocks: self.blocks.ids(),
-            max_len: self.prompt.max_len,
+            max_len: self.prompt.context,
             spans: &self.prompt.spans,
             cross: &self.prompt.cross,
             features: &self.features,

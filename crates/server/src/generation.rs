@@ -11,7 +11,8 @@ use futures::Stream;
 use tokio_util::sync::CancellationToken;
 use vlmd_api::{ChatRequest, PromptTokensDetails, Usage};
 use vlmd_engine::{
-    Event, EventStream, GenerateRequest, Limits, RequestError, Sampling, Service, Timings,
+    BeamSearch, Event, EventStream, GenerateRequest, Limits, RequestError, Sampling, Service,
+    SubmitError, Timings,
 };
 
 use crate::answer::{Answer, Piece, Style};
@@ -65,20 +66,18 @@ impl Generation {
             bad_words: prompt.bad_words.clone(),
             ..sampling(&model.default_sampling, request)
         };
-        let streams = model
-            .engine
-            .submit(GenerateRequest {
-                choices: request.n.unwrap_or(1) as usize,
-                prompt_logprobs: request.prompt_logprobs.map(|count| count as usize),
-                service: Service {
-                    priority: request.priority(),
-                    cache_salt: prompt.salt.clone(),
-                    entry_within: state.config().queue_timeout,
-                    end_within: state.config().request_timeout,
-                },
-                ..GenerateRequest::new(prompt.prepared.clone(), sampling, limits)
-            })
-            .map_err(Refusal::Submit)?;
+        let generate = GenerateRequest {
+            choices: request.n.unwrap_or(1) as usize,
+            prompt_logprobs: request.prompt_logprobs.map(|count| count as usize),
+            service: Service {
+                priority: request.priority(),
+                cache_salt: prompt.salt.clone(),
+                entry_within: state.config().queue_timeout,
+                end_within: state.config().request_timeout,
+            },
+            ..GenerateRequest::new(prompt.prepared.clone(), sampling, limits)
+        };
+        let streams = start(model, request, generate).map_err(Refusal::Submit)?;
         let streams: Vec<_> = streams.into_iter().map(Some).collect();
         let open = streams.len();
         Ok(Self {
@@ -170,6 +169,27 @@ impl Generation {
     }
 }
 
+/// Hands a request to the engine: to draw, or to search.
+fn start(
+    model: &ServedModel,
+    request: &ChatRequest,
+    generate: GenerateRequest,
+) -> Result<Vec<EventStream>, SubmitError> {
+    let beams = &request.beams;
+    if !beams.use_beam_search.unwrap_or(false) {
+        return model.engine.submit(generate);
+    }
+    let search = BeamSearch {
+        width: beams.best_of.unwrap_or(1) as usize,
+        length_penalty: beams.length_penalty.unwrap_or(1.0),
+        early_stopping: beams.early_stopping.unwrap_or(false),
+    };
+    let (streams, searching) = model.engine.search(generate, search)?;
+    // It ends by itself when the streams are dropped.
+    tokio::spawn(searching);
+    Ok(streams)
+}
+
 /// Whichever stream has an event, with its index; `None` for a stream that broke off.
 fn poll_streams(
     streams: &mut [Option<EventStream>],
@@ -254,6 +274,7 @@ fn limits(model: &ServedModel, request: &ChatRequest, prompt: usize) -> Result<L
         stop_ids.extend(model.processor.stop_ids());
     }
     Ok(Limits {
+        context: None,
         max_tokens,
         min_tokens: request.min_tokens.unwrap_or(0) as usize,
         stop_ids,

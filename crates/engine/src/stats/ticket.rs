@@ -90,6 +90,13 @@ pub(crate) struct Line {
     pub(crate) tokens: usize,
 }
 
+impl Line {
+    pub(crate) const ENDLESS: Self = Self {
+        answers: usize::MAX,
+        tokens: usize::MAX,
+    };
+}
+
 /// A request's place in the counters and its end of the stream.
 ///
 /// Dropping it is what ends a request: it gives the place back, counts the ending and sends the

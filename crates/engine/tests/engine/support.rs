@@ -519,8 +519,7 @@ pub(crate) fn ask_prepared(prompt: Prepared, max_tokens: usize) -> GenerateReque
     };
     let limits = Limits {
         max_tokens,
-        min_tokens: 0,
-        stop_ids: Vec::new(),
+        ..Limits::default()
     };
     GenerateRequest::new(prompt, sampling, limits)
 }

@@ -103,8 +103,7 @@ fn answers_that_repeat_no_three_tokens_are_the_references() {
             };
             let limits = Limits {
                 max_tokens: NEW_TOKENS,
-                min_tokens: 0,
-                stop_ids: Vec::new(),
+                ..Limits::default()
             };
             let request = GenerateRequest::new(prompt.clone(), sampling, limits);
             let events: Vec<Event> = block_on(engine.submit(request).unwrap().remove(0).collect());

@@ -95,3 +95,23 @@ async fn the_prompts_probabilities_come_with_ranks_and_texts() {
         assert_eq!((status, &error["param"]), (400, &json!(param)), "{body}");
     }
 }
+
+#[tokio::test]
+async fn a_search_gives_its_answers_best_first() {
+    let server = TestServer::start().await;
+    let body = json!({"use_beam_search": true, "n": 2, "best_of": 2, "max_tokens": 4,
+        "ignore_eos": true, "length_penalty": 1.0});
+    let answer = server.answer(&body).await;
+    let choices = answer["choices"].as_array().unwrap();
+    assert_eq!(choices.len(), 2);
+    let greedy = server
+        .answer(&json!({"temperature": 0, "max_tokens": 4, "ignore_eos": true}))
+        .await;
+    // The scripted model is sure of the next letter.
+    let text = |choice: &Value| choice["message"]["content"].clone();
+    assert_eq!(text(&choices[0]), text(&greedy["choices"][0]));
+    assert_ne!(text(&choices[0]), text(&choices[1]));
+    assert_eq!(choices[1]["finish_reason"], "length");
+    assert_eq!(answer["usage"]["completion_tokens"], 8);
+    server.idle().await;
+}

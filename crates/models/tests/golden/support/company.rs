@@ -56,8 +56,7 @@ fn greedy(prompt: Prepared, max_tokens: usize) -> GenerateRequest {
     };
     let limits = Limits {
         max_tokens,
-        min_tokens: 0,
-        stop_ids: Vec::new(),
+        ..Limits::default()
     };
     GenerateRequest::new(prompt, sampling, limits)
 }
