@@ -18,6 +18,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+
 import pictures
 import png
 

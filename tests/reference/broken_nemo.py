@@ -20,15 +20,16 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import torch
+import yaml
+from torch._utils import _rebuild_tensor_v2
+
 import checkpoint
 import nemo_file
 import neva_reference
-import torch
-import yaml
 from goldens import write_json
 from neva import BASE, PIECES, TOKENIZER
 from tokenizers_tiny import sentencepiece_model
-from torch._utils import _rebuild_tensor_v2
 
 LOADS, REFUSED = "loads", "refused"
 CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"

@@ -16,9 +16,10 @@ import struct
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageCms
+
 import pictures
 import png
-from PIL import Image, ImageCms
 
 EXACT = (0, 0.0)
 # Sixteen bits go to eight by dropping the low byte here, by rounding elsewhere.

@@ -11,13 +11,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import checkpoint
 import numpy as np
-import pictures
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
+
+import checkpoint
+import pictures
 
 NEW_TOKENS = 16
 # Inputs with more values than this go to golden.safetensors, the others into golden.json.

@@ -7,15 +7,16 @@ import json
 import random
 from contextlib import contextmanager
 
-import checkpoint
-import pictures
 import torch
 import transformers
+from transformers import NoRepeatNGramLogitsProcessor
+from transformers.image_utils import ChannelDimension
+
+import checkpoint
+import pictures
 from conversations import CHANNELS_LAST
 from goldens import Architecture, Case, traced, write_json
 from tokenizers_tiny import unigram
-from transformers import NoRepeatNGramLogitsProcessor
-from transformers.image_utils import ChannelDimension
 
 PIECES = 300
 LATENTS = 64

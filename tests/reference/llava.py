@@ -10,11 +10,14 @@ import copy
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
-import checkpoint
 import numpy as np
-import pictures
 import torch
 import transformers
+from transformers.image_utils import ChannelDimension
+from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+import checkpoint
+import pictures
 from conversations import (
     CHANNELS_LAST,
     FLAT_CASES,
@@ -26,8 +29,6 @@ from conversations import (
 )
 from goldens import Architecture, traced, write_json
 from tokenizers_tiny import sentencepiece_bpe, special
-from transformers.image_utils import ChannelDimension
-from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 PIECES = 480
 VOCABULARY = 512

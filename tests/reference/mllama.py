@@ -8,10 +8,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import checkpoint
-import pictures
 import torch
 import transformers
+from transformers.models.mllama.image_processing_mllama import (
+    get_image_size_fit_to_canvas,
+    get_optimal_tiled_canvas,
+)
+
+import checkpoint
+import pictures
 from conversations import (
     ASK,
     FLAT_CASES,
@@ -23,10 +28,6 @@ from conversations import (
 )
 from goldens import Architecture, Case, traced, write_json
 from tokenizers_tiny import LLAMA3_SPECIAL, byte_level_bpe
-from transformers.models.mllama.image_processing_mllama import (
-    get_image_size_fit_to_canvas,
-    get_optimal_tiled_canvas,
-)
 
 VOCABULARY = 384
 TEMPLATE = Path(__file__).with_name("mllama_chat_template.jinja")

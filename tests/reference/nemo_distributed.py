@@ -18,7 +18,6 @@ import tempfile
 import types
 from pathlib import Path
 
-import nemo_file
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
@@ -29,6 +28,8 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
 )
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
+
+import nemo_file
 
 FOLDER = "model_weights"
 DTYPES = {torch.bfloat16: "bfloat16", torch.float32: "<f4", torch.int64: "<i8"}

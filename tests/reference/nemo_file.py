@@ -6,8 +6,9 @@ import io
 import itertools
 import tarfile
 
-import nemo_distributed
 import torch
+
+import nemo_distributed
 from neva_reference import EMBEDDING, OUTPUT, gated
 
 # Megatron core's names and those of NeMo's own older layers.

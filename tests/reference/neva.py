@@ -12,15 +12,18 @@ import copy
 from contextlib import contextmanager
 from dataclasses import replace
 
+import sentencepiece
+import torch
+import transformers
+import yaml
+from PIL import Image
+from transformers.image_utils import ChannelDimension
+
 import checkpoint
 import nemo_file
 import neva_prompts
 import neva_reference
 import pictures
-import sentencepiece
-import torch
-import transformers
-import yaml
 from conversations import (
     CHANNELS_LAST,
     FLAT_CASES,
@@ -34,9 +37,7 @@ from conversations import (
     user,
 )
 from goldens import Architecture, write_json
-from PIL import Image
 from tokenizers_tiny import sentencepiece_model
-from transformers.image_utils import ChannelDimension
 
 PIECES = 400
 # Between the reference and transformers, in logits.

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import checkpoint
 import torch
 import transformers
+
+import checkpoint
 from goldens import NEW_TOKENS, Architecture, Case, traced, write_json
 from pictures import CLIP_MEAN, CLIP_STD
 from tokenizers_tiny import sentencepiece_bpe, special

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2 as pb
+
 from tokenizers_tiny import corpus, sentencepiece_model
 
 EXTRA = [f"<extra_id_{index}>" for index in range(8)]

@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import torch
+
 from goldens import write_json
 
 # How safetensors calls the types.
