@@ -50,6 +50,7 @@ def case(model, input_ids, num_beams, length_penalty, early_stopping, eos, max_n
 
 def make(out, checkpoint):
     """Reads the checkpoint of `make.py llava` and writes `beams.json`."""
+    checkpoint = Path(checkpoint)
     golden = json.loads((checkpoint / "golden.json").read_text(encoding="utf-8"))
     prompts = [c["input_ids"] for c in golden["cases"] if not c["images"]][:3]
     model = LlavaForConditionalGeneration.from_pretrained(checkpoint, torch_dtype=torch.float32)

@@ -1,8 +1,9 @@
 """Golden of the sampler: distributions as transformers' own logits processors warp them.
 
-`distributions.json` has cases of `logits` [vocab] (null where the model rules a token out), the ids of `prompt` and `answer`, `sampling` as the
-engine calls its settings (what is absent is off), `suppressed` ids, and `probabilities` [vocab]: what
-a token is drawn by. To be met within 1e-5, zeros exactly.
+`distributions.json` has cases of `logits` [vocab] (null where the model rules a token out), the
+ids of `prompt` and `answer`, `sampling` as the engine calls its settings (what is absent is off),
+`suppressed` ids, and `probabilities` [vocab]: what a token is drawn by. To be met within 1e-5,
+zeros exactly.
 
 Penalties and n-grams count prompt and answer, bad words the answer alone (vLLM's rule; transformers
 counts both). The order is that of `GenerationMixin`.
@@ -114,7 +115,8 @@ def make(out):
     allowed = {"allowed_tokens": [40, 1, 5, 30, 12, 13, 22, EOS]}
     cases.append(case("allowed tokens alone", logits(3), allowed, prompt, answer))
     for round_ in range(4):
-        everything = rules | warped | {"temperature": 1.8} | ({"allowed_tokens": sorted(set(ids(24)))} if round_ % 2 else {})
+        only = {"allowed_tokens": sorted(set(ids(24)))} if round_ % 2 else {}
+        everything = rules | warped | {"temperature": 1.8} | only
         cases.append(case(f"everything {round_}", logits(3), everything, prompt, answer, [EOS]))
     path = Path(out)
     path.mkdir(parents=True, exist_ok=True)

@@ -52,7 +52,7 @@ def png(rng, width, height):
 class Server:
     def __init__(self, binary):
         arguments = [binary, "serve", "--port", "0", "--host", "127.0.0.1", "--log-level", "error"]
-        arguments += ["--kv-cache-memory", "3MiB", "--max-model-len", "512", "--max-num-seqs", "16"]
+        arguments += ["--kv-cache-memory", "4MiB", "--max-model-len", "512", "--max-num-seqs", "16"]
         arguments += ["--max-queue", "64", "--request-timeout", "20", "--speculative-tokens", "3"]
         arguments += ["--encoder-cache-memory", "1MiB", "--image-cache-memory", "4MiB"]
         self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
@@ -62,6 +62,8 @@ class Server:
             self.address = found.group(1) if found else self.address
             if line.startswith("ready"):
                 break
+        else:
+            raise SystemExit("the server did not start")
         threading.Thread(target=self.process.stdout.read, daemon=True).start()
 
     def connect(self):
@@ -133,6 +135,8 @@ class Soak:
             self.bad: 3,
             self.scored: 1,
         }
+        left_out = self.options.without.split(",")
+        kinds = {kind: share for kind, share in kinds.items() if kind.__name__ not in left_out}
         kind = rng.choices(list(kinds), list(kinds.values()))[0]
         kind(rng)
         with self.lock:
@@ -330,6 +334,7 @@ def main():
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--users", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--without", default="", help="kinds of requests to leave out")
     options = parser.parse_args()
     server = Server(options.binary)
     try:
@@ -341,7 +346,7 @@ def main():
         seconds = time.time() - begin
         print(f"{soak.started} requests in {seconds:.0f} s: {dict(soak.kinds)}")
         print(f"{soak.greedy} greedy answers to {len(soak.answers)} questions were the same")
-        for name in ("preemptions", "prefix_cache_hits", "spec_decode_num_accepted_tokens"):
+        for name in ("num_preemptions", "prefix_cache_hits", "spec_decode_num_accepted_tokens"):
             print(f"{name}: {metrics[f'vllm:{name}_total']:.0f}")
     finally:
         server.process.terminate()

@@ -1,5 +1,6 @@
 //! The handle.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -55,13 +56,13 @@ impl fmt::Debug for Engine {
 }
 
 impl Inner {
-    /// A request that was found right, with a ticket for each answer.
+    /// A request that was found right, with a ticket for each answer; `None` without any.
     fn sequence(
         &self,
         request: GenerateRequest,
         cross_bytes: usize,
-        (first, others): (Ticket, Vec<Ticket>),
-    ) -> Sequence {
+        tickets: Vec<Ticket>,
+    ) -> Option<Sequence> {
         let GenerateRequest {
             mut prompt,
             sampling,
@@ -76,7 +77,7 @@ impl Inner {
         let len = prompt.tokens.len();
         times.prompt_tokens.number(len);
         times.max_tokens.number(limits.max_tokens);
-        times.choices.number(1 + others.len());
+        times.choices.number(tickets.len());
         let max_len = len
             .saturating_add(limits.max_tokens.max(1))
             .min(self.max_model_len);
@@ -89,11 +90,11 @@ impl Inner {
             let sampler = sampler.after(&prompt.tokens);
             Voice { sampler, ticket }
         };
-        let first = voice(0, first);
-        let others = (1..).zip(others);
-        let others = others
+        let voices = (0..).zip(tickets);
+        let mut voices: VecDeque<Voice> = voices
             .map(|(choice, ticket)| voice(choice, ticket))
             .collect();
+        let voice = voices.pop_front()?;
         // Fillers may be any number, and a model may look up all rows before it splices.
         for span in &prompt.spans {
             prompt.tokens[span.tokens.clone()].fill(0);
@@ -130,10 +131,10 @@ impl Inner {
                 entry: within(service.entry_within),
                 end: within(service.end_within),
             },
-            voice: first,
-            others,
+            voice,
+            others: voices,
         };
-        Sequence::new(parts, &self.status.pool)
+        Some(Sequence::new(parts, &self.status.pool))
     }
 }
 
@@ -231,18 +232,15 @@ impl Engine {
                 limit: cross_limit,
             });
         }
-        let mut streams = Vec::with_capacity(request.choices);
-        let mut queue = |tokens| {
-            let (events, stream) = unbounded_channel();
-            let ticket = Ticket::queue(&inner.status, line, tokens, events)?;
-            streams.push(EventStream::new(stream));
-            Ok(ticket)
-        };
-        // The prompt waits once.
-        let first = queue(prompt)?;
-        let others = (1..request.choices).map(|_| queue(0));
-        let tickets = (first, others.collect::<Result<Vec<_>, _>>()?);
-        let sequence = Box::new(inner.sequence(request, needed, tickets));
+        let answers = request.choices.max(1);
+        let (events, streams): (Vec<_>, Vec<_>) = (0..answers).map(|_| unbounded_channel()).unzip();
+        let tickets = Ticket::queue(&inner.status, line, prompt, events)?;
+        let streams = streams.into_iter().map(EventStream::new).collect();
+        let sequence = Box::new(
+            inner
+                .sequence(request, needed, tickets)
+                .ok_or(SubmitError::NotRunning)?,
+        );
         inner
             .commands
             .send(Command::Submit(sequence))

@@ -115,16 +115,20 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    /// A place in the line for an answer to a prompt of `tokens` tokens, or why there is none.
+    /// Places in the line for all answers to a prompt of `tokens` tokens, or why there are none.
     ///
-    /// A prompt that is longer than the line may be finds a place while nobody else waits.
+    /// A prompt that is longer than the line may be finds its place while nobody else waits.
     pub(crate) fn queue(
         status: &Arc<Status>,
         line: Line,
         tokens: usize,
-        events: UnboundedSender<Event>,
-    ) -> Result<Self, SubmitError> {
-        let join = |n: usize| (n < line.answers).then_some(n + 1);
+        answers: Vec<UnboundedSender<Event>>,
+    ) -> Result<Vec<Self>, SubmitError> {
+        let count = answers.len();
+        let join = |waiting: usize| {
+            let more = waiting.saturating_add(count);
+            (more <= line.answers).then_some(more)
+        };
         let joined = status.waiting.fetch_update(Relaxed, Relaxed, join);
         if let Err(waiting) = joined {
             status.rejected_requests.fetch_add(1, Relaxed);
@@ -136,7 +140,7 @@ impl Ticket {
             (sum == 0 || more <= line.tokens).then_some(more)
         };
         if let Err(waiting) = status.waiting_tokens.fetch_update(Relaxed, Relaxed, add) {
-            status.waiting.fetch_sub(1, Relaxed);
+            status.waiting.fetch_sub(count, Relaxed);
             status.rejected_tokens.fetch_add(1, Relaxed);
             return Err(SubmitError::QueueTokens {
                 waiting,
@@ -144,14 +148,16 @@ impl Ticket {
                 limit: line.tokens,
             });
         }
-        Ok(Self {
+        let ticket = |(choice, events)| Self {
             status: Arc::clone(status),
             events,
             running: false,
-            tokens,
+            // The prompt waits once.
+            tokens: if choice == 0 { tokens } else { 0 },
             timeline: Timeline::new(),
             ending: None,
-        })
+        };
+        Ok(answers.into_iter().enumerate().map(ticket).collect())
     }
 
     /// Moves from the line to a seat.
@@ -322,7 +328,10 @@ mod tests {
     fn the_line_is_bounded_and_a_seat_leaves_it() {
         let status = status();
         let (events, _stream) = unbounded_channel();
-        let queue = |tokens| Ticket::queue(&status, LINE, tokens, events.clone());
+        let queue = |tokens| {
+            let tickets = Ticket::queue(&status, LINE, tokens, vec![events.clone()]);
+            tickets.map(|mut tickets| tickets.remove(0))
+        };
         let counts = || {
             let stats = status.snapshot();
             (stats.waiting, stats.waiting_tokens, stats.running)
@@ -354,8 +363,14 @@ mod tests {
         assert_eq!(counts(), (2, 105, 0));
         drop(first);
         assert_eq!(counts(), (1, 99, 0));
+        // All answers to a prompt find a place, or none.
+        let more = vec![events.clone(), events.clone()];
+        let error = Ticket::queue(&status, LINE, 0, more).unwrap_err();
+        let (waiting, limit) = (1, 2);
+        assert_eq!(error, SubmitError::QueueFull { waiting, limit });
+        assert_eq!(counts(), (1, 99, 0));
         let stats = status.snapshot();
-        assert_eq!((stats.rejected_requests, stats.rejected_tokens), (1, 1));
+        assert_eq!((stats.rejected_requests, stats.rejected_tokens), (2, 1));
     }
 
     #[test]
@@ -373,7 +388,9 @@ mod tests {
         ] {
             let status = status();
             let (events, mut stream) = unbounded_channel();
-            let mut ticket = Ticket::queue(&status, LINE, 1, events).unwrap();
+            let mut ticket = Ticket::queue(&status, LINE, 1, vec![events])
+                .unwrap()
+                .remove(0);
             if let Some(ending) = ending {
                 ticket.end(ending);
             }
@@ -393,7 +410,9 @@ mod tests {
     fn what_is_dropped_after_its_client_has_gone_was_cancelled() {
         let status = status();
         let (events, stream) = unbounded_channel();
-        let mut ticket = Ticket::queue(&status, LINE, 1, events).unwrap();
+        let mut ticket = Ticket::queue(&status, LINE, 1, vec![events])
+            .unwrap()
+            .remove(0);
         ticket.run();
         drop(stream);
         assert!(ticket.is_cancelled());
@@ -406,7 +425,9 @@ mod tests {
     fn a_request_lost_while_draining_is_told_of_the_shutdown() {
         let status = status();
         let (events, mut stream) = unbounded_channel();
-        let ticket = Ticket::queue(&status, LINE, 1, events).unwrap();
+        let ticket = Ticket::queue(&status, LINE, 1, vec![events])
+            .unwrap()
+            .remove(0);
         status.drain();
         drop(ticket);
         let last = stream.try_recv().unwrap();
