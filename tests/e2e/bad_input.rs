@@ -163,9 +163,7 @@ async fn numbers_out_of_range_are_refused_with_bound_and_value() {
 async fn what_is_not_implemented_is_refused_not_ignored() {
     let bench = Bench::start(&[]).await;
     for (field, value) in [
-        ("guided_json", json!({"type": "object"})),
-        ("guided_choice", json!(["a", "b"])),
-        ("response_format", json!({"type": "json_object"})),
+        ("structured_outputs", json!({"structural_tag": {}})),
         (
             "tools",
             json!([{"type": "function", "function": {"name": "f", "parameters": {}}}]),

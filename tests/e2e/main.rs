@@ -27,4 +27,6 @@ mod pictures;
 #[cfg(test)]
 mod streams;
 #[cfg(test)]
+mod structured;
+#[cfg(test)]
 mod support;

@@ -19,6 +19,7 @@ mod picture;
 mod reader;
 mod request;
 mod response;
+mod structured;
 mod unsupported;
 mod validate;
 mod vocabulary;
@@ -40,6 +41,9 @@ pub use response::{
     AnswerMessage, ChatChunk, ChatCompletion, Choice, ChoiceLogprobs, ChunkChoice, Delta, Entity,
     FinishReason, Null, PromptLogprob, PromptTokensDetails, StopReason, Timings, TokenLogprob,
     TopLogprob, Usage, completion_id,
+};
+pub use structured::{
+    Constraint, ConstraintKind, JsonSchemaFormat, ResponseFormat, StructuredOutputs,
 };
 pub use unsupported::{UNSUPPORTED, Unsupported};
 pub use vocabulary::{MAX_ALLOWED_TOKEN_IDS, MAX_BAD_WORD_BYTES, MAX_BAD_WORDS};

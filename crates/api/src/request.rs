@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 use crate::agent_hints::AgentHints;
 use crate::beams::Beams;
 use crate::reader::{Bounds, Fields, integer, number, out_of_range, wrong_type};
-use crate::unsupported::{self, NVEXT_FIELDS, UNSUPPORTED};
+use crate::structured::{self, Constraint, Guided, ResponseFormat, StructuredOutputs};
+use crate::unsupported::{self, UNSUPPORTED};
 use crate::{Message, RequestError, validate, vocabulary};
 
 /// Most answers to one request. NIM documents 128; each takes a place in the batch.
@@ -172,6 +173,27 @@ pub struct ChatRequest {
     /// accepted as `bounding_boxes`, its older name, and within `chat_template_kwargs`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grounded_response: Option<bool>,
+    /// What the answer must be. Default: any text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_format: Option<ResponseFormat>,
+    /// What the answer must be, in vLLM's form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub structured_outputs: Option<StructuredOutputs>,
+    /// A JSON schema, as an object or as JSON in a string, that the answer follows. One of
+    /// `response_format`, `structured_outputs` and these may be given. `guided_decoding_backend`
+    /// has no effect, and `guided_whitespace_pattern` is refused beside `guided_json`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = false)]
+    pub guided_json: Option<Value>,
+    /// A regular expression that the answer matches as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guided_regex: Option<String>,
+    /// Strings of which the answer is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guided_choice: Option<Vec<String>>,
+    /// A grammar that the answer follows, in Lark's syntax or in GBNF.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guided_grammar: Option<String>,
     /// Who asks, for the client's own records.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
@@ -218,6 +240,19 @@ pub struct NvExt {
     /// What an agent tells about its requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent_hints: Option<AgentHints>,
+    /// See the field of the same name at the top level.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = false)]
+    pub guided_json: Option<Value>,
+    /// See the field of the same name at the top level.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guided_regex: Option<String>,
+    /// See the field of the same name at the top level.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guided_choice: Option<Vec<String>>,
+    /// See the field of the same name at the top level.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guided_grammar: Option<String>,
 }
 
 impl ChatRequest {
@@ -237,6 +272,7 @@ impl ChatRequest {
     /// See [`Self::from_slice`].
     pub fn from_value(value: Value) -> Result<Self, RequestError> {
         let mut fields = Fields::new(value, String::new())?;
+        let guided = Guided::read(&mut fields)?;
         let request = Self {
             model: fields
                 .string("model")?
@@ -276,6 +312,12 @@ impl ChatRequest {
             cache_salt: fields.string("cache_salt")?,
             chat_template_kwargs: validate::template_kwargs(&mut fields)?,
             grounded_response: read_grounded(&mut fields)?,
+            response_format: ResponseFormat::read(&mut fields)?,
+            structured_outputs: StructuredOutputs::read(&mut fields)?,
+            guided_json: guided.json,
+            guided_regex: guided.regex,
+            guided_choice: guided.choice,
+            guided_grammar: guided.grammar,
             user: fields.string("user")?,
             nvext: NvExt::read(&mut fields)?,
         };
@@ -289,7 +331,44 @@ impl ChatRequest {
         }
         unsupported::check(&fields, UNSUPPORTED)?;
         validate::relations(&request)?;
+        structured::only(request.constraints())?;
         Ok(request)
+    }
+
+    /// What the answer must be, whichever field says so.
+    #[must_use]
+    pub fn constraint(&self) -> Option<Constraint> {
+        self.constraints().into_iter().next()
+    }
+
+    /// All that is said of it; more than one thing is refused.
+    fn constraints(&self) -> Vec<Constraint> {
+        let top = Guided {
+            json: self.guided_json.clone(),
+            regex: self.guided_regex.clone(),
+            choice: self.guided_choice.clone(),
+            grammar: self.guided_grammar.clone(),
+        };
+        let ext = self.nvext.as_ref().map(|ext| Guided {
+            json: ext.guided_json.clone(),
+            regex: ext.guided_regex.clone(),
+            choice: ext.guided_choice.clone(),
+            grammar: ext.guided_grammar.clone(),
+        });
+        let mut found = Vec::new();
+        found.extend(
+            self.response_format
+                .as_ref()
+                .and_then(ResponseFormat::constraint),
+        );
+        if let Some(outputs) = &self.structured_outputs {
+            found.extend(outputs.constraints());
+        }
+        found.extend(top.constraints(""));
+        if let Some(ext) = ext {
+            found.extend(ext.constraints("nvext."));
+        }
+        found
     }
 
     /// Most tokens of an answer, under either of its names.
@@ -378,14 +457,17 @@ impl NvExt {
         let mut fields = Fields::new(value, fields.at("nvext"))?;
         let hints = fields.take("agent_hints");
         let hints = hints.map(|hints| AgentHints::read(hints, fields.at("agent_hints")));
-        let ext = Self {
+        let guided = Guided::read(&mut fields)?;
+        Ok(Some(Self {
             ignore_eos: fields.boolean("ignore_eos")?,
             repetition_penalty: fields.number("repetition_penalty", Bounds::Above(0.0, 2.0))?,
             top_k: fields.integer("top_k", -1..=MAX_COUNT)?,
             agent_hints: hints.transpose()?,
-        };
-        unsupported::check(&fields, NVEXT_FIELDS)?;
-        Ok(Some(ext))
+            guided_json: guided.json,
+            guided_regex: guided.regex,
+            guided_choice: guided.choice,
+            guided_grammar: guided.grammar,
+        }))
     }
 }
 

@@ -31,7 +31,7 @@ const fn field(
     }
 }
 
-const fn null_only(name: &'static str) -> Unsupported {
+pub(crate) const fn null_only(name: &'static str) -> Unsupported {
     field(name, "null", |_| false)
 }
 
@@ -39,7 +39,7 @@ const fn empty(name: &'static str) -> Unsupported {
     field(name, "an empty value", is_empty)
 }
 
-const fn off(name: &'static str) -> Unsupported {
+pub(crate) const fn off(name: &'static str) -> Unsupported {
     field(name, "false", |value| *value == Value::Bool(false))
 }
 
@@ -58,12 +58,6 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     off("echo"),
     field("function_call", "`none` or `auto`", is_passive_choice),
     empty("functions"),
-    null_only("guided_choice"),
-    null_only("guided_decoding_backend"),
-    null_only("guided_grammar"),
-    null_only("guided_json"),
-    null_only("guided_regex"),
-    null_only("guided_whitespace_pattern"),
     null_only("image"),
     null_only("kv_transfer_params"),
     empty("logits_processors"),
@@ -71,27 +65,14 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     field("media_response_type", "`none`", |value| value == "none"),
     empty("mm_processor_kwargs"),
     field("modalities", "[\"text\"]", is_text_only),
-    field("response_format", "{\"type\": \"text\"}", |value| {
-        value.get("type").is_some_and(|kind| kind == "text")
-    }),
     off("return_token_ids"),
     off("return_tokens_as_token_ids"),
     on("spaces_between_special_tokens"),
-    null_only("structured_outputs"),
     field("tool_choice", "`none` or `auto`", is_passive_choice),
     empty("tools"),
     null_only("truncate_prompt_tokens"),
     null_only("vllm_xargs"),
     null_only("web_search_options"),
-];
-
-/// Fields of `nvext`.
-pub(crate) const NVEXT_FIELDS: &[Unsupported] = &[
-    null_only("guided_choice"),
-    null_only("guided_grammar"),
-    null_only("guided_json"),
-    null_only("guided_regex"),
-    null_only("guided_whitespace_pattern"),
 ];
 
 /// Fields of a message.
@@ -160,11 +141,10 @@ mod tests {
     #[test]
     fn defaults_that_clients_send_pass() {
         for (name, value) in [
-            ("response_format", json!({"type": "text"})),
             ("tools", json!([])),
             ("tool_choice", json!("none")),
             ("modalities", json!(["text"])),
-            ("guided_json", json!(null)),
+            ("chat_template", json!(null)),
             ("documents", json!([])),
             ("mm_processor_kwargs", json!({})),
         ] {

@@ -166,11 +166,32 @@ fn other_malformed_fields_are_named() {
             json!({"chat_template_kwargs": {"messages": []}}),
             "chat_template_kwargs.messages",
         ),
-        (json!({"nvext": {"guided_json": {}}}), "nvext.guided_json"),
+        (
+            json!({"guided_json": {}, "nvext": {"guided_json": {}}}),
+            "nvext.guided_json",
+        ),
+        (
+            json!({"guided_regex": "a", "guided_choice": ["a"]}),
+            "guided_choice",
+        ),
+        (
+            json!({"guided_json": {}, "guided_whitespace_pattern": " ?"}),
+            "guided_whitespace_pattern",
+        ),
+        (json!({"guided_json": "{"}), "guided_json"),
+        (json!({"guided_choice": ["a", 1]}), "guided_choice[1]"),
+        (
+            json!({"structured_outputs": {"structural_tag": {}}}),
+            "structured_outputs.structural_tag",
+        ),
+        (
+            json!({"structured_outputs": {"json": {}, "disable_any_whitespace": true}}),
+            "structured_outputs.disable_any_whitespace",
+        ),
         (json!({"metadata": "x"}), "metadata"),
         (
-            json!({"response_format": {"type": "json_object"}}),
-            "response_format",
+            json!({"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}}),
+            "response_format.json_schema.schema",
         ),
         (json!({"tools": [{"type": "function"}]}), "tools"),
         (

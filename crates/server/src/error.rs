@@ -75,6 +75,10 @@ pub(crate) enum Refusal {
         id: u32,
         vocab_size: usize,
     },
+    #[error("`{field}`: {problem}")]
+    Grammar { field: String, problem: String },
+    #[error("{limit} grammars of other requests are being compiled, and it takes too long")]
+    GrammarsBusy { limit: usize },
     #[error("{}", .0.message())]
     NotReady(Health),
     #[error("{limit} requests are under way already (`--max-inflight`)")]
@@ -169,6 +173,8 @@ impl Refusal {
                 bad_request("context_length_exceeded")
             }
             Self::UnknownToken { .. } => bad_request("invalid_value"),
+            Self::Grammar { .. } => bad_request("invalid_grammar"),
+            Self::GrammarsBusy { .. } => unavailable("overloaded"),
             Self::NotReady(_) => unavailable("not_ready"),
             Self::Overloaded { .. } => unavailable("overloaded"),
             Self::Submit(error) => match error {
@@ -209,6 +215,7 @@ impl Refusal {
             }
             Self::Labels { index } => Some(format!("messages[{index}].labels")),
             Self::UnknownImage { field, .. }
+            | Self::Grammar { field, .. }
             | Self::Media { field, .. }
             | Self::Prepare { field, .. } => Some(field.clone()),
             Self::AnswerTooLong { field, .. } | Self::UnknownToken { field, .. } => {

@@ -14,8 +14,10 @@ use vlmd_engine::{
     BeamSearch, Event, EventStream, GenerateRequest, Limits, RequestError, Sampling, Service,
     SubmitError, Timings,
 };
+use vlmd_text::constraint::Grammar;
 
 use crate::answer::{Answer, Piece, Style};
+use crate::constraint::Constrained;
 use crate::error::Refusal;
 use crate::metrics::Outcome;
 use crate::prompt::Prompt;
@@ -58,6 +60,7 @@ impl Generation {
         model: &ServedModel,
         request: &ChatRequest,
         prompt: &Prompt,
+        grammar: Option<&Grammar>,
     ) -> Result<Self, Refusal> {
         let prompt_tokens = prompt.prepared.tokens.len();
         let limits = limits(model, request, prompt_tokens)?;
@@ -67,6 +70,7 @@ impl Generation {
             ..sampling(&model.default_sampling, request)
         };
         let generate = GenerateRequest {
+            constraint: grammar.map(Constrained::start),
             choices: request.n.unwrap_or(1) as usize,
             prompt_logprobs: request.prompt_logprobs.map(|count| count as usize),
             service: Service {

@@ -10,6 +10,7 @@
 //! 2. [`vlmd_api::ChatRequest`] reads and checks it.
 //! 3. `pictures` loads its pictures through the media gate, as far as they are not remembered, and
 //!    `prompt` has the model's processor make a prompt of it all, on the blocking threads.
+//!    `constraint` compiles the grammar that the answer must follow, if it must.
 //! 4. `generation` puts it into the engine's line, once per wanted answer.
 //! 5. `answer` turns events into text; `sse` or `routes::chat` sends it.
 //!
@@ -24,6 +25,7 @@ mod auth;
 mod bad_words;
 mod body;
 mod config;
+mod constraint;
 mod error;
 mod generation;
 mod html;

@@ -82,7 +82,7 @@ mod tests {
     fn fields_that_are_refused_are_documented() {
         let document = openapi();
         let properties = &document["components"]["schemas"]["ChatRequest"]["properties"];
-        assert!(properties["guided_json"]["description"].is_string());
+        assert!(properties["chat_template"]["description"].is_string());
         assert!(properties["temperature"]["maximum"].is_number());
     }
 }

@@ -14,6 +14,7 @@ use vlmd_engine::{Engine, Sampling};
 use vlmd_media::MediaGate;
 use vlmd_models::Processor;
 
+use crate::constraint::Grammars;
 use crate::error::Refusal;
 use crate::metrics::Metrics;
 use crate::pictures::PictureStore;
@@ -114,6 +115,7 @@ struct Inner {
     docs: Bytes,
     inflight: Arc<Semaphore>,
     prepare: Arc<Semaphore>,
+    grammars: Grammars,
     tracker: TaskTracker,
     draining: CancellationToken,
     abort: CancellationToken,
@@ -135,6 +137,7 @@ impl AppState {
             inner: Arc::new(Inner {
                 inflight: permits(config.max_inflight),
                 prepare: permits(config.prepare_concurrency),
+                grammars: Grammars::default(),
                 config,
                 slot,
                 metrics: Metrics::default(),
@@ -172,6 +175,11 @@ impl AppState {
     /// Places for work on the blocking threads.
     pub(crate) fn prepare_slots(&self) -> &Arc<Semaphore> {
         &self.inner.prepare
+    }
+
+    /// Where grammars are compiled.
+    pub(crate) fn grammars(&self) -> &Grammars {
+        &self.inner.grammars
     }
 
     /// How the server is.

@@ -117,7 +117,7 @@ impl Detokenizer {
                     return Ok(None);
                 };
                 window.pending.push(id);
-                if window.rule == Rule::ByteRun && is_byte_token(&token) {
+                if window.rule == Rule::ByteRun && byte_of(&token).is_some() {
                     return Ok(None);
                 }
                 window.advance(tokenizer, false)?
@@ -228,7 +228,7 @@ fn take_characters(bytes: &mut Vec<u8>) -> String {
     text
 }
 
-fn is_byte_level(decoder: &DecoderWrapper) -> bool {
+pub(crate) fn is_byte_level(decoder: &DecoderWrapper) -> bool {
     match decoder {
         DecoderWrapper::ByteLevel(_) => true,
         DecoderWrapper::Sequence(sequence) => match sequence.get_decoders() {
@@ -239,7 +239,7 @@ fn is_byte_level(decoder: &DecoderWrapper) -> bool {
     }
 }
 
-fn has_byte_fallback(decoder: &DecoderWrapper) -> bool {
+pub(crate) fn has_byte_fallback(decoder: &DecoderWrapper) -> bool {
     match decoder {
         DecoderWrapper::ByteFallback(_) => true,
         DecoderWrapper::Sequence(sequence) => sequence.get_decoders().iter().any(has_byte_fallback),
@@ -247,14 +247,11 @@ fn has_byte_fallback(decoder: &DecoderWrapper) -> bool {
     }
 }
 
-/// `<0x0A>`, as the library's `ByteFallback` decoder recognises it.
-fn is_byte_token(token: &str) -> bool {
-    token.len() == 6
-        && token.starts_with("<0x")
-        && token.ends_with('>')
-        && token
-            .get(3..5)
-            .is_some_and(|digits| u8::from_str_radix(digits, 16).is_ok())
+/// The byte of a token like `<0x0A>`, as the library's `ByteFallback` decoder recognises it.
+pub(crate) fn byte_of(token: &str) -> Option<u8> {
+    let shaped = token.len() == 6 && token.starts_with("<0x") && token.ends_with('>');
+    let digits = token.get(3..5).filter(|_| shaped)?;
+    u8::from_str_radix(digits, 16).ok()
 }
 
 #[cfg(test)]

@@ -9,13 +9,15 @@
 //! ordinary text.
 //!
 //! **Out.** [`Detokenizer`] turns sampled ids into text as they come, never half a character, and
-//! [`StopMatcher`] cuts that text at the first stop string, even one that spans several tokens.
+//! [`StopMatcher`] cuts that text at the first stop string, even one that spans several tokens. Where
+//! a request says what its answer must be, [`constraint`] says which token may come next.
 //!
 //! Nothing here does I/O, and nothing here bounds the length of its input except
 //! [`TemplateLimits`]; the callers do both. All types are cheap to share between threads.
 
 mod added;
 mod byte_level;
+pub mod constraint;
 mod detokenizer;
 mod error;
 mod library;

@@ -255,6 +255,17 @@ impl SentencePiece {
         piece.is_some_and(|piece| piece.kind == Kind::Control)
     }
 
+    /// Whether this piece stands for a byte.
+    pub(crate) fn is_byte(&self, id: u32) -> bool {
+        let piece = self.vocabulary().get(id);
+        piece.is_some_and(|piece| piece.kind == Kind::Byte)
+    }
+
+    /// Whether this piece stands for what no other piece does.
+    pub(crate) fn is_unknown(&self, id: u32) -> bool {
+        self.vocabulary().unknown() == id
+    }
+
     pub(crate) fn vocab_size(&self) -> usize {
         self.vocabulary().len()
     }

@@ -14,7 +14,7 @@ use crate::auth::Caller;
 use crate::error::Refusal;
 use crate::generation::{self, Generation};
 use crate::state::{AppState, ServedModel, unix_time};
-use crate::{body, prompt, sse};
+use crate::{body, constraint, prompt, sse};
 
 /// Bodies from this size on are parsed on a blocking thread: it takes longer than an async
 /// worker may be held up.
@@ -51,8 +51,16 @@ pub(crate) async fn chat_completions(
     let mut request = parse(body).await?;
     check_name(model, &request.model)?;
     generation::check_token_ids(model, &request)?;
+    let grammar = constraint::of_request(&state, model, &request).await?;
     let prompt = prompt::prepare(&state, model, &mut request, caller).await?;
-    let generation = Generation::submit(&state, admission, model, &request, &prompt)?;
+    let generation = Generation::submit(
+        &state,
+        admission,
+        model,
+        &request,
+        &prompt,
+        grammar.as_ref(),
+    )?;
     let logprobs = request.wanted_logprobs().is_some();
     if request.stream == Some(true) {
         let envelope = sse::Envelope {

@@ -90,14 +90,14 @@ async fn fields_at_fault_are_named() {
         (json!({"stream": 1}), "stream"),
         (json!({"logit_bias": {"257": 1}}), "logit_bias"),
         (json!({"stop_token_ids": [100_000]}), "stop_token_ids"),
-        (json!({"guided_json": {"type": "object"}}), "guided_json"),
+        (json!({"guided_json": {"not": {}}}), "guided_json"),
         (
-            json!({"nvext": {"guided_choice": ["a"]}}),
+            json!({"nvext": {"guided_choice": []}}),
             "nvext.guided_choice",
         ),
         (
-            json!({"response_format": {"type": "json_object"}}),
-            "response_format",
+            json!({"response_format": {"type": "xml"}}),
+            "response_format.type",
         ),
         (
             json!({"tools": [{"type": "function", "function": {"name": "f"}}]}),
