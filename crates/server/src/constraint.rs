@@ -132,15 +132,15 @@ impl Constrained {
 
 impl Constraint for Constrained {
     fn mask(&mut self, logits: &mut [f32]) -> Result<(), ConstraintError> {
-        self.0.mask(logits).map_err(broken)
+        self.0.mask(logits).map_err(|error| broken(&error))
     }
 
     fn accept(&mut self, id: u32) -> Result<(), ConstraintError> {
-        self.0.accept(id).map_err(broken)
+        self.0.accept(id).map_err(|error| broken(&error))
     }
 
     fn forced(&mut self) -> Result<Vec<u32>, ConstraintError> {
-        self.0.forced().map_err(broken)
+        self.0.forced().map_err(|error| broken(&error))
     }
 
     fn is_complete(&self) -> bool {
@@ -152,6 +152,6 @@ impl Constraint for Constrained {
     }
 }
 
-fn broken(error: impl ToString) -> ConstraintError {
+fn broken(error: &impl ToString) -> ConstraintError {
     ConstraintError(error.to_string())
 }

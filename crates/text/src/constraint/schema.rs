@@ -193,6 +193,14 @@ fn check_named(
     for (name, schema) in schemas {
         if keyword == "patternProperties" {
             check_pattern(name, &place.pointer())?;
+            // The parser would drop it and allow such names.
+            if *schema == Value::Bool(false) {
+                return Err(GrammarError::Keyword {
+                    keyword: keyword.to_owned(),
+                    at: place.pointer(),
+                    advice: "a pattern cannot forbid names; write one for those that are allowed",
+                });
+            }
         }
         place.within(name, |place| check(schema, place))?;
     }

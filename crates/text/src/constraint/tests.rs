@@ -622,3 +622,45 @@ mod hostile {
         ]
     }
 }
+
+/// Whether a model may say the text.
+fn may_say(model: &Model, source: &GrammarSource, text: &str) -> bool {
+    let mut matcher = model.start(source);
+    let ids = model.tokenizer.encode(text, false).unwrap();
+    // A space that the tokenizer puts in front is no part of the text.
+    let own = ids
+        .into_iter()
+        .skip_while(|id| model.text(&[*id]).is_empty());
+    let mut ids = own.chain([model.stop]);
+    ids.all(|id| model.allowed(&mut matcher).contains(&id) && matcher.accept(id).is_ok())
+}
+
+#[test]
+fn names_that_fit_a_pattern_have_its_schema_and_others_that_of_the_rest() {
+    let schema = |additional: Value| {
+        GrammarSource::JsonSchema(json!({
+            "type": "object",
+            "properties": {"name": {"type": "boolean"}},
+            "patternProperties": {"^x": {"type": "boolean"}},
+            "additionalProperties": additional,
+        }))
+    };
+    let model = &MODELS[0];
+    let numbers = schema(json!({"type": "integer"}));
+    for (text, allowed) in [
+        (r#"{"xa": true}"#, true),
+        (r#"{"xa": 5}"#, false),
+        (r#"{"ya": 5}"#, true),
+        (r#"{"ya": true}"#, false),
+        (r#"{"name": true}"#, true),
+        (r#"{"name": 5}"#, false),
+    ] {
+        assert_eq!(may_say(model, &numbers, text), allowed, "{text}");
+    }
+    assert!(!may_say(model, &schema(false.into()), r#"{"ya": 5}"#));
+    let forbidden = GrammarSource::JsonSchema(json!({
+        "type": "object", "patternProperties": {"^x": false},
+    }));
+    let error = model.compiler.compile(&forbidden).unwrap_err();
+    assert!(matches!(error, GrammarError::Keyword { .. }), "{error}");
+}
