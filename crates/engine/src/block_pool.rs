@@ -206,6 +206,9 @@ impl Blocks {
     #[must_use]
     pub(crate) fn grow(&mut self, count: usize) -> bool {
         let more = count.saturating_sub(self.ids.len());
+        if more == 0 {
+            return true;
+        }
         let ids = &mut self.ids;
         self.home.with(|state| {
             if more > state.available() {

@@ -358,10 +358,15 @@ impl Sequence {
         }
     }
 
-    /// Blocks that it needs more for all that it knows, and those it would free.
+    /// Blocks that it needs more for all that it knows.
+    pub(crate) fn missing(&self) -> usize {
+        self.blocks_needed().saturating_sub(self.blocks.ids().len())
+    }
+
+    /// Blocks that it needs more, and those it would free.
     pub(crate) fn hold(&self) -> Hold {
         Hold {
-            needs: self.blocks_needed().saturating_sub(self.blocks.ids().len()),
+            needs: self.missing(),
             gives: self.blocks.exclusive(),
         }
     }

@@ -69,8 +69,13 @@ impl Worker {
     /// Gives everyone the blocks for the next step. Where there are too few the youngest step
     /// back.
     fn make_room(&mut self) {
-        let holds: Vec<Hold> = self.running.iter().map(Sequence::hold).collect();
-        let mut staying = scheduler::staying(&holds, self.status.pool.free());
+        let missing: usize = self.running.iter().map(Sequence::missing).sum();
+        let mut staying = self.running.len();
+        // What each would give back is looked up only if someone has to.
+        if missing > self.status.pool.free() {
+            let holds: Vec<Hold> = self.running.iter().map(Sequence::hold).collect();
+            staying = scheduler::staying(&holds, self.status.pool.free());
+        }
         loop {
             for mut sequence in self.running.split_off(staying).into_iter().rev() {
                 sequence.step_back();
