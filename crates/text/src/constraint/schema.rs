@@ -18,6 +18,10 @@ use super::source::at_most;
 /// that likes blanks cannot go on with them for ever.
 const WHITESPACE: &str = r"\x20|\n[\x20\t]{0,32}";
 
+/// What may follow a backslash in a string. Not `u`: with it, the name of a property could be
+/// spelt in a second way, and pass for one that the schema does not have.
+const ESCAPES: &str = "nrbtf\\\"";
+
 /// Largest count of a pattern once nested counts are multiplied: `(a{50}){50}` has 2500.
 const MAX_UNFOLDED: u64 = 16_384;
 
@@ -85,7 +89,7 @@ pub(super) fn prepare(schema: &Value) -> Result<Value, GrammarError> {
     check_fields(&mut fields, &mut Place::default())?;
     fields.insert(
         "x-guidance".to_owned(),
-        json!({"whitespace_flexible": true, "whitespace_pattern": WHITESPACE}),
+        json!({"whitespace_pattern": WHITESPACE, "json_allowed_escapes": ESCAPES}),
     );
     Ok(Value::Object(fields))
 }

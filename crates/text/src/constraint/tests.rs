@@ -320,6 +320,20 @@ fn blanks_between_tokens_of_json_end() {
 }
 
 #[test]
+fn names_of_properties_have_one_spelling() {
+    let model = &MODELS[0];
+    let schema = json!({"properties": {"a": {"const": 1}}, "type": "object"});
+    let mut matcher = model.start(&GrammarSource::JsonSchema(schema));
+    for byte in ["{", "<0x22>", "<0x5C>"] {
+        let id = model.tokenizer.token_to_id(byte).unwrap();
+        matcher.accept(id).unwrap();
+    }
+    let allowed = model.allowed(&mut matcher);
+    let is_allowed = |token| allowed.contains(&model.tokenizer.token_to_id(token).unwrap());
+    assert!(is_allowed("n") && !is_allowed("u"));
+}
+
+#[test]
 fn equal_sources_are_compiled_once() {
     let model = &MODELS[0];
     let source = GrammarSource::Regex("once [a-z]{3}".into());
