@@ -163,7 +163,6 @@ async fn numbers_out_of_range_are_refused_with_bound_and_value() {
 async fn what_is_not_implemented_is_refused_not_ignored() {
     let bench = Bench::start(&[]).await;
     for (field, value) in [
-        ("structured_outputs", json!({"structural_tag": {}})),
         (
             "tools",
             json!([{"type": "function", "function": {"name": "f", "parameters": {}}}]),

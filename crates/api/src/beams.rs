@@ -1,90 +1,60 @@
 //! Beam search instead of drawing tokens, as vLLM's requests ask for it.
 
-use serde::Serialize;
-use utoipa::ToSchema;
-
-use crate::reader::{Bounds, Fields};
-use crate::request::MAX_CHOICES;
 use crate::{ChatRequest, RequestError};
 
-/// Searches for the most probable answers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, ToSchema)]
-pub struct Beams {
-    /// Gives the `n` most probable answers that a search with `best_of` beams finds, best first,
-    /// as transformers' `num_beams` does. Settings of sampling have no effect then. Default false.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub use_beam_search: Option<bool>,
-    /// Beams of the search, at least `n`. Default `n`. Without a search only `n` itself.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, maximum = 16)]
-    pub best_of: Option<u32>,
-    /// Power of an answer's length by which the search divides its log probability. Default 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = -10, maximum = 10)]
-    pub length_penalty: Option<f32>,
-    /// Ends the search as soon as there are `best_of` answers. Default false.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub early_stopping: Option<bool>,
-}
-
-impl Beams {
-    pub(crate) fn read(fields: &mut Fields) -> Result<Self, RequestError> {
-        Ok(Self {
-            use_beam_search: fields.boolean("use_beam_search")?,
-            best_of: fields.integer("best_of", 1..=i64::from(MAX_CHOICES))?,
-            length_penalty: fields.number("length_penalty", Bounds::Closed(-10.0, 10.0))?,
-            early_stopping: fields.boolean("early_stopping")?,
+/// Checks the fields of a search against the rest of the request.
+pub(crate) fn check(request: &ChatRequest) -> Result<(), RequestError> {
+    let conflict = |field: &str, problem: String| {
+        Err(RequestError::Conflict {
+            field: field.to_owned(),
+            problem,
         })
+    };
+    let n = request.n.unwrap_or(1);
+    let searches = request.use_beam_search.unwrap_or(false);
+    if let Some(best_of) = request.best_of {
+        if best_of < n {
+            return conflict(
+                "best_of",
+                format!("must be at least `n`, which is {n}, got {best_of}"),
+            );
+        }
+        if best_of > n && !searches {
+            return conflict("best_of", "above `n` needs `use_beam_search`".into());
+        }
     }
-
-    /// Checks them against the rest of the request.
-    pub(crate) fn check(&self, request: &ChatRequest) -> Result<(), RequestError> {
-        let conflict = |field: &str, problem: String| {
-            Err(RequestError::Conflict {
-                field: field.to_owned(),
-                problem,
-            })
-        };
-        let n = request.n.unwrap_or(1);
-        let searches = self.use_beam_search.unwrap_or(false);
-        if let Some(best_of) = self.best_of {
-            if best_of < n {
-                return conflict(
-                    "best_of",
-                    format!("must be at least `n`, which is {n}, got {best_of}"),
-                );
-            }
-            if best_of > n && !searches {
-                return conflict("best_of", "above `n` needs `use_beam_search`".into());
-            }
-        }
-        if !searches {
-            let unused = [
-                (
-                    "length_penalty",
-                    self.length_penalty.is_some_and(|p| p != 1.0),
-                ),
-                ("early_stopping", self.early_stopping.unwrap_or(false)),
-            ];
-            let unused = unused.into_iter().find(|(_, set)| *set);
-            return unused.map_or(Ok(()), |(field, _)| {
-                conflict(field, "needs `use_beam_search` to be true".into())
-            });
-        }
-        for (field, set) in [
-            ("logprobs", request.logprobs.unwrap_or(false)),
-            ("prompt_logprobs", request.prompt_logprobs.is_some()),
-            ("logit_bias", !request.logit_bias.is_empty()),
-            ("bad_words", !request.bad_words.is_empty()),
-            ("allowed_token_ids", request.allowed_token_ids.is_some()),
-            ("stop", !request.stops().is_empty()),
-        ] {
-            if set {
-                return conflict(field, "cannot be had with `use_beam_search`".into());
-            }
-        }
-        Ok(())
+    if !searches {
+        let unused = [
+            (
+                "length_penalty",
+                request.length_penalty.is_some_and(|p| p != 1.0),
+            ),
+            ("early_stopping", request.early_stopping.unwrap_or(false)),
+        ];
+        let unused = unused.into_iter().find(|(_, set)| *set);
+        return unused.map_or(Ok(()), |(field, _)| {
+            conflict(field, "needs `use_beam_search` to be true".into())
+        });
     }
+    if let Some(constraint) = request.constraint() {
+        return conflict(
+            &constraint.field,
+            "cannot be had with `use_beam_search`".into(),
+        );
+    }
+    for (field, set) in [
+        ("logprobs", request.logprobs.unwrap_or(false)),
+        ("prompt_logprobs", request.prompt_logprobs.is_some()),
+        ("logit_bias", !request.logit_bias.is_empty()),
+        ("bad_words", !request.bad_words.is_empty()),
+        ("allowed_token_ids", request.allowed_token_ids.is_some()),
+        ("stop", !request.stops().is_empty()),
+    ] {
+        if set {
+            return conflict(field, "cannot be had with `use_beam_search`".into());
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -127,6 +97,14 @@ mod tests {
                 "logprobs",
             ),
             (json!({"use_beam_search": true, "stop": "x"}), "stop"),
+            (
+                json!({"use_beam_search": true, "guided_regex": "x"}),
+                "guided_regex",
+            ),
+            (
+                json!({"use_beam_search": true, "response_format": {"type": "json_object"}}),
+                "response_format",
+            ),
             (
                 json!({"use_beam_search": true, "logit_bias": {"1": 2}}),
                 "logit_bias",

@@ -25,7 +25,6 @@ mod validate;
 mod vocabulary;
 
 pub use agent_hints::AgentHints;
-pub use beams::Beams;
 pub use content::{ContentPart, MessageContent};
 pub use error::{
     ErrorBody, ErrorDetail, ErrorType, RequestError, StreamErrorBody, StreamErrorDetail,

@@ -7,7 +7,6 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::agent_hints::AgentHints;
-use crate::beams::Beams;
 use crate::reader::{Bounds, Fields, integer, number, out_of_range, wrong_type};
 use crate::structured::{self, Constraint, Guided, ResponseFormat, StructuredOutputs};
 use crate::unsupported::{self, UNSUPPORTED};
@@ -82,9 +81,21 @@ pub struct ChatRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 16)]
     pub n: Option<u32>,
-    /// Beam search.
-    #[serde(flatten)]
-    pub beams: Beams,
+    /// Gives the `n` most probable answers that a search with `best_of` beams finds, best first,
+    /// as transformers' `num_beams` does. Settings of sampling have no effect then. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub use_beam_search: Option<bool>,
+    /// Beams of the search, at least `n`. Default `n`. Without a search only `n` itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 16)]
+    pub best_of: Option<u32>,
+    /// Power of an answer's length by which the search divides its log probability. Default 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = -10, maximum = 10)]
+    pub length_penalty: Option<f32>,
+    /// Ends the search as soon as there are `best_of` answers. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stopping: Option<bool>,
     /// Texts that end an answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop: Option<StopSequences>,
@@ -287,7 +298,10 @@ impl ChatRequest {
             min_p: fields.number("min_p", Bounds::Closed(0.0, 1.0))?,
             typical_p: fields.number("typical_p", Bounds::Above(0.0, 1.0))?,
             n: fields.integer("n", 1..=i64::from(MAX_CHOICES))?,
-            beams: Beams::read(&mut fields)?,
+            use_beam_search: fields.boolean("use_beam_search")?,
+            best_of: fields.integer("best_of", 1..=i64::from(MAX_CHOICES))?,
+            length_penalty: fields.number("length_penalty", Bounds::Closed(-10.0, 10.0))?,
+            early_stopping: fields.boolean("early_stopping")?,
             stop: read_stop(&mut fields)?,
             stop_token_ids: read_stop_token_ids(&mut fields)?,
             include_stop_str_in_output: fields.boolean("include_stop_str_in_output")?,

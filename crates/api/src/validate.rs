@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::reader::{Fields, integer, wrong_type};
-use crate::{ChatRequest, RequestError};
+use crate::{ChatRequest, RequestError, beams};
 
 /// Variables that the server itself hands to a chat template.
 ///
@@ -120,5 +120,5 @@ pub(crate) fn relations(request: &ChatRequest) -> Result<(), RequestError> {
             format!("must be at most `{name}`, which is {max}, got {min}"),
         );
     }
-    request.beams.check(request)
+    beams::check(request)
 }

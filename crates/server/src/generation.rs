@@ -179,14 +179,13 @@ fn start(
     request: &ChatRequest,
     generate: GenerateRequest,
 ) -> Result<Vec<EventStream>, SubmitError> {
-    let beams = &request.beams;
-    if !beams.use_beam_search.unwrap_or(false) {
+    if !request.use_beam_search.unwrap_or(false) {
         return model.engine.submit(generate);
     }
     let search = BeamSearch {
-        width: beams.best_of.unwrap_or(1) as usize,
-        length_penalty: beams.length_penalty.unwrap_or(1.0),
-        early_stopping: beams.early_stopping.unwrap_or(false),
+        width: request.best_of.unwrap_or(1) as usize,
+        length_penalty: request.length_penalty.unwrap_or(1.0),
+        early_stopping: request.early_stopping.unwrap_or(false),
     };
     let (streams, searching) = model.engine.search(generate, search)?;
     // It ends by itself when the streams are dropped.
