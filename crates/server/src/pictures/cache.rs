@@ -22,7 +22,8 @@ const FILES_PER_PICTURE: usize = 8;
 /// even decoded. No lock is held while anything is computed: two requests that bring the same new
 /// picture both compute it, and the later one then takes what the earlier one left.
 ///
-/// The entries are one processor's; a cache must not be shared by two.
+/// Owners share nothing: how soon an answer comes would tell one what another has sent. The entries
+/// are one processor's; a cache must not be shared by two.
 #[derive(Debug)]
 pub(super) struct ImageCache {
     /// Whether anything can be kept. Where not, nothing is digested.
