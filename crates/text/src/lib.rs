@@ -9,8 +9,9 @@
 //! ordinary text.
 //!
 //! **Out.** [`Detokenizer`] turns sampled ids into text as they come, never half a character, and
-//! [`StopMatcher`] cuts that text at the first stop string, even one that spans several tokens. Where
-//! a request says what its answer must be, [`constraint`] says which token may come next.
+//! [`StopMatcher`] cuts that text at the first stop string, even one that spans several tokens.
+//! [`ToolParser`] takes calls of tools out of it. Where a request says what its answer must be,
+//! [`constraint`] says which token may come next.
 //!
 //! Nothing here does I/O, and nothing here bounds the length of its input except
 //! [`TemplateLimits`]; the callers do both. All types are cheap to share between threads.
@@ -28,9 +29,11 @@ mod template;
 #[cfg(test)]
 mod testing;
 mod tokenizer;
+mod tools;
 
 pub use detokenizer::Detokenizer;
 pub use error::TextError;
 pub use stop::{Progress, StopMatcher};
 pub use template::{ChatTemplate, SpecialTokens, TemplateFiles, TemplateLimits};
 pub use tokenizer::Tokenizer;
+pub use tools::{Piece as ToolPiece, ToolFamily, ToolParser};
