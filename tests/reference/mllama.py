@@ -17,6 +17,7 @@ from transformers.models.mllama.image_processing_mllama import (
 
 import checkpoint
 import pictures
+import tools
 from conversations import (
     ASK,
     FLAT_CASES,
@@ -281,7 +282,17 @@ class Mllama(Architecture):
         )
 
     def extras(self, out):
-        """`canvases.json`: tiles and resized size of pictures of many sizes."""
+        """`canvases.json`: tiles and resized size of pictures of many sizes.
+
+        `tools.json`: conversations with tools.
+        """
+        if self.variant == "instruct":
+            tools.make(
+                out / "tools.json",
+                self.tokenizer,
+                self.processor.chat_template,
+                date_string=DATE,
+            )
         sizes = [(self.settings["vision"]["image_size"], self.settings["vision"]["max_num_tiles"])]
         if self.variant == "instruct":
             sizes.append((560, 4))

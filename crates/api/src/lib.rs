@@ -20,6 +20,7 @@ mod reader;
 mod request;
 mod response;
 mod structured;
+mod tools;
 mod unsupported;
 mod validate;
 mod vocabulary;
@@ -43,6 +44,11 @@ pub use response::{
 };
 pub use structured::{
     Constraint, ConstraintKind, JsonSchemaFormat, ResponseFormat, StructuredOutputs,
+};
+pub use tools::{
+    Function, FunctionCall, FunctionDelta, MAX_FUNCTION_NAME, MAX_TOOLS, MAX_TOOLS_BYTES,
+    NamedFunction, NamedTool, PastCall, PastFunction, Tool, ToolCall, ToolCallDelta, ToolChoice,
+    ToolMode, tool_call_id,
 };
 pub use unsupported::{UNSUPPORTED, Unsupported};
 pub use vocabulary::{MAX_ALLOWED_TOKEN_IDS, MAX_BAD_WORD_BYTES, MAX_BAD_WORDS};

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::reader::{Fields, out_of_range};
 use crate::unsupported::{self, MESSAGE_FIELDS};
-use crate::{MessageContent, RequestError};
+use crate::{MessageContent, PastCall, RequestError, tools};
 
 /// Most of an attribute under `labels`.
 const MAX_LABEL: u8 = 9;
@@ -61,6 +61,16 @@ pub struct Message {
     /// to 9. NeVA's alone; see the hosted API's `labels`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, u8>,
+    /// What an assistant's message calls.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub tool_calls: Vec<PastCall>,
+    /// Id of the call that a message of `tool` answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+    /// Name of the function, in a message of `tool`. Ignored in others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 impl Message {
@@ -78,11 +88,25 @@ impl Message {
         })?;
         let content = MessageContent::read(fields.take("content"), role, path)?;
         let labels = labels(fields.take("labels"), role, &fields.at("labels"))?;
+        let tool_calls = tools::read_past(&mut fields)?;
+        if !tool_calls.is_empty() && role != Role::Assistant {
+            return Err(RequestError::Conflict {
+                field: fields.at("tool_calls"),
+                problem: "must be absent: only messages of `assistant` call tools".into(),
+            });
+        }
+        let (tool_call_id, name) = match role {
+            Role::Tool => (fields.string("tool_call_id")?, fields.string("name")?),
+            _ => (None, None),
+        };
         unsupported::check(&fields, MESSAGE_FIELDS)?;
         Ok(Self {
             role,
             content,
             labels,
+            tool_calls,
+            tool_call_id,
+            name,
         })
     }
 }
@@ -195,10 +219,29 @@ mod tests {
     }
 
     #[test]
-    fn tool_calls_in_the_history_are_refused() {
-        let error = read(json!({"role": "assistant", "content": null,
-            "tool_calls": [{"id": "1", "type": "function"}]}))
-        .unwrap_err();
-        assert_eq!(error.param(), Some("messages[0].tool_calls"));
+    fn calls_and_their_results_are_read() {
+        let call = json!({"id": "c1", "type": "function",
+            "function": {"name": "look", "arguments": "{}"}});
+        let calling = json!({"role": "assistant", "content": null, "tool_calls": [call]});
+        assert_eq!(read(calling).unwrap().tool_calls[0].function.name, "look");
+        let result = json!({"role": "tool", "content": "a cat", "tool_call_id": "c1"});
+        assert_eq!(read(result).unwrap().tool_call_id.as_deref(), Some("c1"));
+
+        for (message, field) in [
+            (
+                json!({"role": "user", "content": "x", "tool_calls": [call]}),
+                "messages[0].tool_calls",
+            ),
+            (
+                json!({"role": "assistant", "tool_calls": [{"id": "1", "type": "function"}]}),
+                "messages[0].tool_calls[0].function",
+            ),
+            (
+                json!({"role": "tool", "content": "x", "tool_call_id": 7}),
+                "messages[0].tool_call_id",
+            ),
+        ] {
+            assert_eq!(read(message).unwrap_err().param(), Some(field));
+        }
     }
 }

@@ -9,8 +9,9 @@ use utoipa::ToSchema;
 use crate::agent_hints::AgentHints;
 use crate::reader::{Bounds, Fields, integer, number, out_of_range, wrong_type};
 use crate::structured::{self, Constraint, Guided, ResponseFormat, StructuredOutputs};
+use crate::tools::ToolFields;
 use crate::unsupported::{self, UNSUPPORTED};
-use crate::{Message, RequestError, validate, vocabulary};
+use crate::{Message, RequestError, Tool, ToolChoice, ToolMode, validate, vocabulary};
 
 /// Most answers to one request. NIM documents 128; each takes a place in the batch.
 pub const MAX_CHOICES: u32 = 16;
@@ -176,6 +177,16 @@ pub struct ChatRequest {
     /// remembered of the ones, of their pictures or names for them, serves the others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_salt: Option<String>,
+    /// Functions that the model may call, for models whose chat template carries them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false, max_items = 128)]
+    pub tools: Vec<Tool>,
+    /// Whether they are called, and which. Default `auto`. Only with `tools`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_choice: Option<ToolChoice>,
+    /// Whether an answer may have several calls. Default true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parallel_tool_calls: Option<bool>,
     /// Variables for the model's chat template, such as `enable_thinking`.
     #[serde(skip_serializing_if = "Map::is_empty")]
     #[schema(required = false, value_type = Object)]
@@ -284,6 +295,7 @@ impl ChatRequest {
     pub fn from_value(value: Value) -> Result<Self, RequestError> {
         let mut fields = Fields::new(value, String::new())?;
         let guided = Guided::read(&mut fields)?;
+        let tools = ToolFields::read(&mut fields)?;
         let request = Self {
             model: fields
                 .string("model")?
@@ -324,6 +336,9 @@ impl ChatRequest {
             stream: fields.boolean("stream")?,
             stream_options: StreamOptions::read(&mut fields)?,
             cache_salt: fields.string("cache_salt")?,
+            tools: tools.tools,
+            tool_choice: tools.choice,
+            parallel_tool_calls: tools.parallel,
             chat_template_kwargs: validate::template_kwargs(&mut fields)?,
             grounded_response: read_grounded(&mut fields)?,
             response_format: ResponseFormat::read(&mut fields)?,
@@ -336,13 +351,6 @@ impl ChatRequest {
             nvext: NvExt::read(&mut fields)?,
         };
         validate::inert_fields(&mut fields)?;
-        // Tools that must not be called leave the answer as it is without them.
-        if fields
-            .peek("tool_choice")
-            .is_some_and(|choice| choice == "none")
-        {
-            fields.take("tools");
-        }
         unsupported::check(&fields, UNSUPPORTED)?;
         validate::relations(&request)?;
         structured::only(request.constraints())?;
@@ -407,6 +415,15 @@ impl ChatRequest {
             .top_k
             .or(self.nvext.as_ref().and_then(|ext| ext.top_k))?;
         Some(u32::try_from(given).ok().filter(|k| *k > 0))
+    }
+
+    /// The tools that the answer may call: none where `tool_choice` is `none`.
+    #[must_use]
+    pub fn usable_tools(&self) -> &[Tool] {
+        match self.tool_choice {
+            Some(ToolChoice::Mode(ToolMode::None)) => &[],
+            _ => &self.tools,
+        }
     }
 
     /// `repetition_penalty` of the top level or of `nvext`.

@@ -9,6 +9,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::{ToolCall, ToolCallDelta};
+
 /// Smallest log probability that is sent; JSON has no minus infinity. vLLM's value.
 const MIN_LOGPROB: f32 = -9999.0;
 
@@ -75,11 +77,10 @@ pub struct AnswerMessage {
     /// Always null.
     #[schema(value_type = Option<String>)]
     pub reasoning_content: Null,
-    /// The text.
-    pub content: String,
-    /// Always empty.
-    #[schema(value_type = Vec<Object>)]
-    pub tool_calls: [Null; 0],
+    /// The text; null where the model says nothing and calls tools.
+    pub content: Option<String>,
+    /// What it calls.
+    pub tool_calls: Vec<ToolCall>,
     /// What the text names in the picture, from models that point at it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entities: Option<Vec<Entity>>,
@@ -117,8 +118,8 @@ impl AnswerMessage {
         Self {
             role: "assistant",
             reasoning_content: Null,
-            content,
-            tool_calls: [],
+            content: Some(content),
+            tool_calls: Vec::new(),
             entities: None,
         }
     }
@@ -132,6 +133,8 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens` are written.
     Length,
+    /// The model ended it, and calls tools.
+    ToolCalls,
 }
 
 impl FinishReason {
@@ -141,6 +144,7 @@ impl FinishReason {
         match self {
             Self::Stop => "stop",
             Self::Length => "length",
+            Self::ToolCalls => "tool_calls",
         }
     }
 }
@@ -337,6 +341,10 @@ pub struct Delta {
     /// More text; empty only in the first chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// More of calls.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub tool_calls: Vec<ToolCallDelta>,
     /// In the answer's last chunk: see `entities` of the whole answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entities: Option<Vec<Entity>>,
@@ -349,7 +357,7 @@ impl Delta {
         Self {
             role: Some("assistant"),
             content: Some(String::new()),
-            entities: None,
+            ..Self::default()
         }
     }
 
@@ -357,9 +365,17 @@ impl Delta {
     #[must_use]
     pub fn text(content: String) -> Self {
         Self {
-            role: None,
             content: Some(content),
-            entities: None,
+            ..Self::default()
+        }
+    }
+
+    /// Adds to calls.
+    #[must_use]
+    pub fn calls(tool_calls: Vec<ToolCallDelta>) -> Self {
+        Self {
+            tool_calls,
+            ..Self::default()
         }
     }
 }
@@ -415,6 +431,16 @@ mod tests {
                 json!({"role": "assistant", "content": ""}),
             ),
             (Delta::text("x".into()), json!({"content": "x"})),
+            (
+                Delta::calls(vec![
+                    ToolCallDelta::opening(0, "c".into(), "look".into()),
+                    ToolCallDelta::arguments(0, "{".into()),
+                ]),
+                json!({"tool_calls": [
+                    {"index": 0, "id": "c", "type": "function",
+                        "function": {"name": "look", "arguments": ""}},
+                    {"index": 0, "function": {"arguments": "{"}}]}),
+            ),
             (Delta::default(), json!({})),
         ];
         for (delta, expected) in cases {

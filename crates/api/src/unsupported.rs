@@ -68,19 +68,13 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     off("return_token_ids"),
     off("return_tokens_as_token_ids"),
     on("spaces_between_special_tokens"),
-    field("tool_choice", "`none` or `auto`", is_passive_choice),
-    empty("tools"),
     null_only("truncate_prompt_tokens"),
     null_only("vllm_xargs"),
     null_only("web_search_options"),
 ];
 
 /// Fields of a message.
-pub(crate) const MESSAGE_FIELDS: &[Unsupported] = &[
-    null_only("audio"),
-    null_only("function_call"),
-    empty("tool_calls"),
-];
+pub(crate) const MESSAGE_FIELDS: &[Unsupported] = &[null_only("audio"), null_only("function_call")];
 
 fn is_empty(value: &Value) -> bool {
     match value {
@@ -141,8 +135,8 @@ mod tests {
     #[test]
     fn defaults_that_clients_send_pass() {
         for (name, value) in [
-            ("tools", json!([])),
-            ("tool_choice", json!("none")),
+            ("functions", json!([])),
+            ("function_call", json!("none")),
             ("modalities", json!(["text"])),
             ("chat_template", json!(null)),
             ("documents", json!([])),

@@ -33,13 +33,12 @@ enum Kind {
 }
 
 /// Fields that cannot change an answer of the models served here: notes of the client, hints to
-/// schedulers, and settings for reasoning or tools that these models do not have. They are
+/// schedulers, and settings for reasoning that these models do not have. They are
 /// checked, so that a mistake shows, and then dropped.
-const INERT: [(&str, Kind); 15] = [
+const INERT: [(&str, Kind); 14] = [
     ("include_reasoning", Kind::Boolean),
     ("metadata", Kind::Object),
     ("num_frames_per_inference", Kind::Integer(1, 32)),
-    ("parallel_tool_calls", Kind::Boolean),
     ("prompt_cache_key", Kind::Text),
     ("reasoning_budget", Kind::Integer(-1, 32_768)),
     ("reasoning_effort", Kind::Text),

@@ -201,11 +201,13 @@ fn other_malformed_fields_are_named() {
             json!({"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}}),
             "response_format.json_schema.schema",
         ),
-        (json!({"tools": [{"type": "function"}]}), "tools"),
+        (json!({"functions": [{"name": "f"}]}), "functions"),
+        (json!({"function_call": {"name": "f"}}), "function_call"),
         (
-            json!({"tools": [{"type": "function"}], "tool_choice": "auto"}),
-            "tools",
+            json!({"tools": [{"type": "function"}], "tool_choice": "none"}),
+            "tools[0].function",
         ),
+        (json!({"tool_choice": "required"}), "tool_choice"),
     ];
     for (extra, param) in cases {
         let error = refused(extra).unwrap();
@@ -256,8 +258,15 @@ fn unknown_fields_are_ignored() {
 }
 
 #[test]
-fn tools_that_must_not_be_called_are_dropped() {
-    assert!(read(json!({"tools": [{"type": "function"}], "tool_choice": "none"})).is_ok());
+fn tools_that_must_not_be_called_are_not_usable() {
+    let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+    let usable = |choice: Value| {
+        let request = read(json!({"tools": tools, "tool_choice": choice})).unwrap();
+        request.usable_tools().len()
+    };
+    assert_eq!(usable(json!("none")), 0);
+    assert_eq!(usable(json!("auto")), 1);
+    assert_eq!(usable(json!(null)), 1);
 }
 
 #[test]
@@ -368,6 +377,10 @@ fn any_name() -> impl Strategy<Value = String> {
         "logit_bias",
         "stream_options",
         "tools",
+        "function",
+        "name",
+        "tool_choice",
+        "tool_calls",
         "stop_token_ids",
     ];
     prop_oneof![

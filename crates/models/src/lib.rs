@@ -34,4 +34,6 @@ pub use files::{
 };
 pub use load::{Admit, LoadOptions, LoadedModel, Need, OnProgress, load};
 pub use nemo_files::NemoFiles;
-pub use processor::{Chat, Entity, Grounded, ImageError, Message, Part, PrepareError, Processor};
+pub use processor::{
+    Chat, Entity, Grounded, ImageError, Message, Part, PrepareError, Processor, ToolCall,
+};

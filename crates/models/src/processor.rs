@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use vlmd_backend::{ImageInput, Prepared};
 use vlmd_media::Picture;
-use vlmd_text::Tokenizer;
+use vlmd_text::{Tokenizer, ToolFamily};
 
 /// One piece of a message, in the order that the client sent it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,23 @@ pub struct Message {
     /// For an assistant's message, how it was or is to be: attributes with values from 0 to 9.
     /// Known to NeVA alone.
     pub labels: BTreeMap<String, u8>,
+    /// For an assistant's message, what it calls.
+    pub tool_calls: Vec<ToolCall>,
+    /// For a message of `tool`, the id of the call that it answers.
+    pub tool_call_id: Option<String>,
+    /// For a message of `tool`, the name of the function.
+    pub name: Option<String>,
+}
+
+/// A call in the conversation so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolCall {
+    /// If the client gives it.
+    pub id: Option<String>,
+    /// Of the function.
+    pub name: String,
+    /// By their names.
+    pub arguments: Map<String, Value>,
 }
 
 /// A conversation to be continued.
@@ -34,6 +51,9 @@ pub struct Message {
 pub struct Chat {
     /// Oldest first.
     pub messages: Vec<Message>,
+    /// Functions that the model may call, each as the request describes it:
+    /// `{"type": "function", "function": {"name": ..., ...}}`.
+    pub tools: Vec<Value>,
     /// Reach the chat template as variables (`date_string`, `enable_thinking`, ...).
     pub template_kwargs: Map<String, Value>,
 }
@@ -161,6 +181,11 @@ pub trait Processor: Send + Sync {
     /// Whether [`Message::labels`] steer the answer.
     fn takes_labels(&self) -> bool {
         false
+    }
+
+    /// The form in which the model calls tools, if its chat template carries them.
+    fn tool_family(&self) -> Option<ToolFamily> {
+        None
     }
 
     /// For models that point at what they name: takes an answer apart, given its text with all

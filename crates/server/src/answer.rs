@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use vlmd_api::{Entity, FinishReason, PromptLogprob, StopReason, TokenLogprob, TopLogprob};
+use vlmd_api::{
+    Entity, FinishReason, PromptLogprob, StopReason, TokenLogprob, ToolCallDelta, TopLogprob,
+};
 use vlmd_engine::{
     Event, FinishReason as EngineFinish, Logprobs, PromptScore, RequestError, Timings,
 };
@@ -23,6 +25,8 @@ pub(crate) struct Style {
     pub(crate) stops: Vec<String>,
     pub(crate) include_stop: bool,
     pub(crate) skip_special_tokens: bool,
+    /// The mark before a call where it is a special token, which is kept if others are not.
+    pub(crate) call_mark: Option<(u32, &'static str)>,
     /// For models that point at what they name: takes an answer apart. Its text is then given as
     /// a whole, when it is complete: a tag may stand for a phrase that is out already.
     pub(crate) grounding: Option<fn(&str) -> Grounded>,
@@ -42,6 +46,8 @@ pub(crate) struct Piece {
     pub(crate) prompt_logprobs: Option<PromptLogprobs>,
     /// Before the last piece: where the answer's time went.
     pub(crate) timings: Option<Timings>,
+    /// From models that call tools.
+    pub(crate) calls: Vec<ToolCallDelta>,
     /// With the last piece, from models that point at what they name.
     pub(crate) entities: Option<Vec<Entity>>,
     /// Set with the last piece.
@@ -130,7 +136,14 @@ impl Answer {
         if self.style.stop_ids.contains(&id) && !self.style.include_stop {
             return Ok(Piece::default());
         }
-        let text = self.detokenizer.push(id)?.unwrap_or_default();
+        let text = match self.style.call_mark {
+            Some((mark, literal)) if mark == id => {
+                let mut text = self.detokenizer.flush()?.unwrap_or_default();
+                text.push_str(literal);
+                text
+            }
+            _ => self.detokenizer.push(id)?.unwrap_or_default(),
+        };
         Ok(self.text(text))
     }
 

@@ -49,6 +49,12 @@ pub(crate) enum Refusal {
          sent with.", shown(.uuid)
     )]
     UnknownImage { field: String, uuid: String },
+    #[error(
+        "`{field}`: this model's chat template carries no tools, or writes calls in a form that is \
+         not known; leave it out{}",
+        if *.field == "tools" { " or set `tool_choice` to `none`" } else { "" }
+    )]
+    Tools { field: String },
     #[error("`{field}`: {source}")]
     Media { field: String, source: MediaError },
     #[error("`{field}`: {source}")]
@@ -160,7 +166,7 @@ impl Refusal {
                 class(StatusCode::NOT_FOUND, NotFoundError, "model_not_found")
             }
             Self::TooManyImages { .. } => bad_request("too_many_images"),
-            Self::Labels { .. } => bad_request("unsupported_parameter"),
+            Self::Labels { .. } | Self::Tools { .. } => bad_request("unsupported_parameter"),
             Self::UnknownImage { .. } => bad_request("unknown_image_uuid"),
             Self::Media { source, .. } => media_class(source.kind()),
             Self::Prepare { source, .. } => match source {
@@ -214,7 +220,8 @@ impl Refusal {
                 Some("messages".into())
             }
             Self::Labels { index } => Some(format!("messages[{index}].labels")),
-            Self::UnknownImage { field, .. }
+            Self::Tools { field }
+            | Self::UnknownImage { field, .. }
             | Self::Grammar { field, .. }
             | Self::Media { field, .. }
             | Self::Prepare { field, .. } => Some(field.clone()),

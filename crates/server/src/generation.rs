@@ -22,6 +22,7 @@ use crate::error::Refusal;
 use crate::metrics::Outcome;
 use crate::prompt::Prompt;
 use crate::state::{Admission, AppState, ServedModel};
+use crate::tool_calls::{self, CallReaders};
 
 /// The answers to one request while the engine writes them.
 ///
@@ -31,6 +32,7 @@ pub(crate) struct Generation {
     /// `None` once an answer has ended.
     streams: Vec<Option<EventStream>>,
     answers: Vec<Answer>,
+    calls: CallReaders,
     abort: CancellationToken,
     account: Account,
 }
@@ -89,6 +91,7 @@ impl Generation {
                 .iter()
                 .map(|_| Answer::new(Arc::clone(&style)))
                 .collect(),
+            calls: CallReaders::new(model, request, open),
             streams,
             abort: state.aborted(),
             account: Account {
@@ -163,7 +166,7 @@ impl Generation {
             let metrics = self.account.state.metrics();
             metrics.ended(Outcome::Finished(end.reason));
         }
-        Some(Ok((index, piece)))
+        Some(Ok((index, self.calls.read(index, piece))))
     }
 
     fn fail(&mut self, refusal: Refusal) -> Refusal {
@@ -321,6 +324,7 @@ fn style(model: &ServedModel, request: &ChatRequest, limits: &Limits) -> Style {
         stops: request.stops().to_vec(),
         include_stop: request.include_stop_str_in_output.unwrap_or(false),
         skip_special_tokens,
+        call_mark: tool_calls::mark(model, request),
         grounding: model.processor.grounding().filter(|_| skip_special_tokens),
         min_tokens: limits.min_tokens,
     }

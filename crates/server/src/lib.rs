@@ -12,7 +12,8 @@
 //!    `prompt` has the model's processor make a prompt of it all, on the blocking threads.
 //!    `constraint` compiles the grammar that the answer must follow, if it must.
 //! 4. `generation` puts it into the engine's line, once per wanted answer.
-//! 5. `answer` turns events into text; `sse` or `routes::chat` sends it.
+//! 5. `answer` turns events into text, `tool_calls` takes calls out of it; `sse` or
+//!    `routes::chat` sends it.
 //!
 //! Everything that a request holds hangs on the future or the stream that hyper polls for it.
 //! When the client goes away hyper drops that, the engine's streams go with it, and the engine
@@ -38,6 +39,7 @@ mod routes;
 mod serve;
 mod sse;
 mod state;
+mod tool_calls;
 
 pub use auth::ApiKeys;
 pub use config::ServerConfig;

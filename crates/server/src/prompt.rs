@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
-use vlmd_api::{ChatRequest, ContentPart, Message, MessageContent};
+use vlmd_api::{ChatRequest, ContentPart, Message, MessageContent, PastCall};
 use vlmd_backend::Prepared;
-use vlmd_models::{Chat, Message as ModelMessage, Part, PrepareError};
+use vlmd_models::{Chat, Message as ModelMessage, Part, PrepareError, ToolCall};
 
 use crate::auth::Caller;
 use crate::bad_words;
 use crate::error::Refusal;
 use crate::pictures::{Arrived, Owner, Wanted};
 use crate::state::{AppState, ServedModel};
+use crate::tool_calls;
 
 /// What the engine has to know of a request's words and pictures.
 #[derive(Debug)]
@@ -56,6 +57,7 @@ pub(crate) async fn prepare(
     {
         return Err(Refusal::Labels { index });
     }
+    tool_calls::check(model, request)?;
     let mut wanted = Wanted::default();
     let messages = std::mem::take(&mut request.messages);
     let mut template_kwargs = std::mem::take(&mut request.chat_template_kwargs);
@@ -66,6 +68,11 @@ pub(crate) async fn prepare(
         messages: messages
             .into_iter()
             .map(|message| model_message(message, &mut wanted))
+            .collect(),
+        tools: request
+            .usable_tools()
+            .iter()
+            .map(|tool| tool.definition.clone())
             .collect(),
         template_kwargs,
     };
@@ -154,6 +161,17 @@ fn model_message(message: Message, wanted: &mut Wanted) -> ModelMessage {
         role: message.role.as_str().to_owned(),
         parts,
         labels: message.labels,
+        tool_calls: message.tool_calls.into_iter().map(model_call).collect(),
+        tool_call_id: message.tool_call_id,
+        name: message.name,
+    }
+}
+
+fn model_call(call: PastCall) -> ToolCall {
+    ToolCall {
+        id: call.id,
+        name: call.function.name,
+        arguments: call.function.arguments,
     }
 }
 

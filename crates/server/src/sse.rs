@@ -3,7 +3,7 @@
 //! The frames of a stream, each `data: {json}` and an empty line:
 //!
 //! 1. for every answer, a chunk with `role` and empty content, as soon as the request is in line;
-//! 2. chunks with text, of all answers as they come; a chunk is never empty;
+//! 2. chunks with text or calls of tools, of all answers as they come; a chunk is never empty;
 //! 3. for every answer, once, a chunk with `finish_reason`, no text, and what the answer points
 //!    at if it does;
 //! 4. if asked for, a chunk without choices that carries the usage;
@@ -110,8 +110,11 @@ impl Frames {
     fn piece(&mut self, index: usize, mut piece: Piece) {
         let mut logprobs = std::mem::take(&mut self.withheld[index]);
         logprobs.append(&mut piece.logprobs);
-        if !piece.text.is_empty() {
-            let delta = Delta::text(std::mem::take(&mut piece.text));
+        let text = Some(std::mem::take(&mut piece.text));
+        let calls = Some(std::mem::take(&mut piece.calls));
+        let text = text.filter(|text| !text.is_empty()).map(Delta::text);
+        let calls = calls.filter(|calls| !calls.is_empty()).map(Delta::calls);
+        for delta in text.into_iter().chain(calls) {
             let spoken = Piece {
                 logprobs: std::mem::take(&mut logprobs),
                 ..Piece::default()
@@ -130,7 +133,7 @@ impl Frames {
         }
     }
 
-    /// Queues a chunk of one answer; of `piece`, all but its text.
+    /// Queues a chunk of one answer; of `piece`, all but its text and calls.
     fn choice(&mut self, index: usize, delta: Delta, piece: Piece) {
         let (finish_reason, stop_reason) = match piece.end {
             Some(end) => (Some(end.reason), end.stop),

@@ -27,6 +27,7 @@ use time::format_description::parse_strftime_borrowed;
 pub use self::files::{SpecialTokens, TemplateFiles};
 use crate::error::TextError;
 use crate::shield::remove;
+use crate::tools::ToolFamily;
 
 const NAME: &str = "chat_template";
 
@@ -67,6 +68,7 @@ impl Default for TemplateLimits {
 pub struct ChatTemplate {
     environment: Environment<'static>,
     specials: BTreeMap<String, String>,
+    tool_family: Option<ToolFamily>,
     limits: TemplateLimits,
 }
 
@@ -118,8 +120,15 @@ impl ChatTemplate {
         Ok(Self {
             environment,
             specials: specials.variables(),
+            tool_family: ToolFamily::of_template(source),
             limits,
         })
+    }
+
+    /// The form in which the model calls tools, if its template carries them.
+    #[must_use]
+    pub fn tool_family(&self) -> Option<ToolFamily> {
+        self.tool_family
     }
 
     /// The prompt text for `messages`, an array of `{"role": ..., "content": ...}` objects.

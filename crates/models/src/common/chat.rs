@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 use vlmd_backend::ImageInput;
-use vlmd_text::Tokenizer;
+use vlmd_text::{Tokenizer, ToolFamily};
 
-use crate::{Chat, Message, Part, PrepareError};
+use super::language::Language;
+use crate::{Chat, Message, Part, PrepareError, ToolCall};
 
 /// Every place where a picture is shown, in order: indices into the request's pictures.
 pub(crate) fn places(chat: &Chat) -> Vec<usize> {
@@ -75,19 +76,73 @@ fn order(chat: &Chat) -> Vec<usize> {
 }
 
 /// Messages with their parts as lists, `{"type": "image"}` where a picture is shown; what users
-/// wrote is shielded. Messages of one text are given as that text where `plain` says so.
-pub(crate) fn messages(chat: &Chat, tokenizer: &Tokenizer, plain: bool) -> Vec<Value> {
-    let content = |message: &Message| match message.parts.as_slice() {
-        [Part::Text(text)] if plain => Value::String(tokenizer.shield(text).into_owned()),
-        parts => parts
-            .iter()
-            .map(|part| self::part(part, tokenizer))
-            .collect(),
+/// wrote is shielded. Messages of text alone are given as that text where `plain` says so.
+pub(crate) fn messages(chat: &Chat, language: &Language, plain: bool) -> Vec<Value> {
+    let tokenizer = &language.tokenizer;
+    let content = |message: &Message| match plain.then(|| text(message, tokenizer)).flatten() {
+        Some(text) => Value::String(text),
+        None => {
+            let parts = message.parts.iter();
+            parts.map(|part| self::part(part, tokenizer)).collect()
+        }
     };
     let messages = chat.messages.iter();
     messages
-        .map(|message| json!({"role": message.role, "content": content(message)}))
+        .flat_map(|message| {
+            let value = json!({"role": message.role, "content": content(message)});
+            with_tools(value, message, language)
+        })
         .collect()
+}
+
+/// All of a message that shows no picture.
+fn text(message: &Message, tokenizer: &Tokenizer) -> Option<String> {
+    let texts = message.parts.iter().map(|part| match part {
+        Part::Text(text) => Some(tokenizer.shield(text)),
+        Part::Image(_) => None,
+    });
+    texts.collect()
+}
+
+/// `value`, which is `message` as the template wants it, with what the message has to do with
+/// tools. As `apply_chat_template` of transformers takes it: arguments are objects.
+///
+/// Llama's template refuses a message of several calls, which its models write nevertheless; it
+/// gets a message for each.
+pub(crate) fn with_tools(value: Value, message: &Message, language: &Language) -> Vec<Value> {
+    let tokenizer = &language.tokenizer;
+    let shielded = |text: &String| Value::String(tokenizer.shield(text).into_owned());
+    let call = |call: &ToolCall| {
+        let mut value = json!({"type": "function", "function": {"name": shielded(&call.name),
+            "arguments": tokenizer.shield_map(&call.arguments)}});
+        if let Some(id) = &call.id {
+            value["id"] = shielded(id);
+        }
+        value
+    };
+    let mut value = value;
+    for (field, text) in [
+        ("tool_call_id", &message.tool_call_id),
+        ("name", &message.name),
+    ] {
+        if let Some(text) = text {
+            value[field] = shielded(text);
+        }
+    }
+    let calls: Vec<Value> = message.tool_calls.iter().map(call).collect();
+    let each = match language.tool_family() {
+        Some(ToolFamily::Llama3Json) => 1,
+        _ => calls.len(),
+    };
+    if calls.is_empty() {
+        return vec![value];
+    }
+    let with_calls = |calls: &[Value]| {
+        let mut value = value.clone();
+        value["tool_calls"] = calls.into();
+        value
+    };
+    calls.chunks(each).map(with_calls).collect()
 }
 
 fn part(part: &Part, tokenizer: &Tokenizer) -> Value {

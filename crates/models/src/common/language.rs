@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde_json::Value;
-use vlmd_text::{ChatTemplate, TextError, Tokenizer};
+use vlmd_text::{ChatTemplate, TextError, Tokenizer, ToolFamily};
 
 use crate::{Chat, PrepareError};
 
@@ -44,15 +44,26 @@ impl Language {
         }
     }
 
+    /// The form in which the model calls tools.
+    pub(crate) fn tool_family(&self) -> Option<ToolFamily> {
+        self.template.as_ref().and_then(ChatTemplate::tool_family)
+    }
+
     /// Renders `messages`, each an object with `role` and `content` in which what users wrote is
-    /// shielded, up to where the answer begins. The arguments for the template are `chat`'s.
+    /// shielded, up to where the answer begins. The tools and the arguments for the template are
+    /// `chat`'s.
     pub(crate) fn render(&self, chat: &Chat, messages: Vec<Value>) -> Result<String, PrepareError> {
         let template = self.template.as_ref().ok_or_else(|| {
             PrepareError::Template(
                 "there is none: the checkpoint is a base model, which cannot chat".to_owned(),
             )
         })?;
-        let kwargs = self.tokenizer.shield_map(&chat.template_kwargs);
+        let mut kwargs = self.tokenizer.shield_map(&chat.template_kwargs);
+        if !chat.tools.is_empty() {
+            let tools = chat.tools.iter();
+            let tools = tools.map(|tool| self.tokenizer.shield_json(tool)).collect();
+            kwargs.insert("tools".to_owned(), tools);
+        }
         template
             .render(&Value::Array(messages), &kwargs, true)
             .map_err(|error| match error {

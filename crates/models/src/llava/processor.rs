@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use serde::Deserialize;
 use vlmd_backend::{ImageInput, Prepared};
 use vlmd_media::Picture;
-use vlmd_text::Tokenizer;
+use vlmd_text::{Tokenizer, ToolFamily};
 
 use super::anyres::{self, Plan};
 use super::config::Config;
@@ -84,7 +84,7 @@ impl LlavaProcessor {
 
     /// The prompt with what users wrote still shielded.
     fn render_shielded(&self, chat: &Chat) -> Result<String, PrepareError> {
-        let messages = chat::messages(chat, &self.language.tokenizer, false);
+        let messages = chat::messages(chat, &self.language, false);
         self.language.render(chat, messages)
     }
 }
@@ -126,5 +126,9 @@ impl Processor for LlavaProcessor {
 
     fn stop_ids(&self) -> &[u32] {
         &self.language.stop_ids
+    }
+
+    fn tool_family(&self) -> Option<ToolFamily> {
+        self.language.tool_family()
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use vlmd_backend::{CrossImage, CrossSpan, ImageInput, Prepared};
 use vlmd_media::Picture;
-use vlmd_text::Tokenizer;
+use vlmd_text::{Tokenizer, ToolFamily};
 
 use super::canvas::Tiling;
 use super::config::{Config, UNSAID_TOKENS};
@@ -175,20 +175,30 @@ impl MllamaProcessor {
 
     /// The prompt with what users wrote still shielded.
     fn render_shielded(&self, chat: &Chat) -> Result<String, PrepareError> {
-        let messages = chat::messages(chat, &self.language.tokenizer, true);
+        let messages = chat::messages(chat, &self.language, true);
         let rendered = self.language.render(chat, messages);
-        rendered.map_err(|error| match error {
-            PrepareError::Template(reason)
-                if chat.messages.iter().any(|message| message.role == "system")
-                    && !chat::places(chat).is_empty() =>
-            {
-                PrepareError::Template(format!(
-                    "{reason}; put the system message's text into the first user message"
-                ))
-            }
-            other => other,
-        })
+        rendered.map_err(|error| with_advice(chat, error))
     }
+}
+
+/// An error of the template with what to do about it. Meta's template has no place for pictures
+/// beside a system message, nor in a first message that is to carry the tools.
+fn with_advice(chat: &Chat, error: PrepareError) -> PrepareError {
+    let PrepareError::Template(reason) = error else {
+        return error;
+    };
+    let has_system = chat.messages.iter().any(|message| message.role == "system");
+    let advice = if chat::places(chat).is_empty() {
+        None
+    } else if !chat.tools.is_empty() {
+        Some("leave out `tools`, or show the picture in a later message than the first")
+    } else {
+        has_system.then_some("put the system message's text into the first user message")
+    };
+    PrepareError::Template(match advice {
+        Some(advice) => format!("{reason}; {advice}"),
+        None => reason,
+    })
 }
 
 /// Where each picture is looked at for the last time, exclusively, given where the tokens stand:
@@ -226,6 +236,7 @@ impl Processor for MllamaProcessor {
     fn compose(&self, chat: &Chat, images: &[ImageInput]) -> Result<Prepared, PrepareError> {
         let shown = Shown::of(chat, images)?;
         self.place(&self.render_shielded(chat)?, &shown.places, shown.images)
+            .map_err(|error| with_advice(chat, error))
     }
 
     fn render(&self, chat: &Chat) -> Result<String, PrepareError> {
@@ -238,6 +249,10 @@ impl Processor for MllamaProcessor {
 
     fn stop_ids(&self) -> &[u32] {
         &self.language.stop_ids
+    }
+
+    fn tool_family(&self) -> Option<ToolFamily> {
+        self.language.tool_family()
     }
 }
 

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 use vlmd_backend::{ImageInput, Prepared};
 use vlmd_media::Picture;
-use vlmd_text::Tokenizer;
+use vlmd_text::{Tokenizer, ToolFamily};
 
 use super::TOWER;
 use super::config::Config;
@@ -149,9 +149,11 @@ impl Phi3VProcessor {
         };
         let mut message = |message: &Message| {
             let content: Vec<String> = message.parts.iter().map(&mut part).collect();
-            json!({"role": tokenizer.shield(&message.role), "content": content.join("\n")})
+            let value =
+                json!({"role": tokenizer.shield(&message.role), "content": content.join("\n")});
+            chat::with_tools(value, message, &self.language)
         };
-        let messages: Vec<Value> = chat.messages.iter().map(&mut message).collect();
+        let messages: Vec<Value> = chat.messages.iter().flat_map(&mut message).collect();
         self.language.render(chat, messages)
     }
 }
@@ -183,6 +185,10 @@ impl Processor for Phi3VProcessor {
 
     fn stop_ids(&self) -> &[u32] {
         &self.language.stop_ids
+    }
+
+    fn tool_family(&self) -> Option<ToolFamily> {
+        self.language.tool_family()
     }
 }
 

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use tokio::task::spawn_blocking;
 use vlmd_api::{
     AnswerMessage, ChatCompletion, ChatRequest, Choice, ChoiceLogprobs, Entity, ErrorBody, Null,
-    RequestError, TokenLogprob, completion_id,
+    RequestError, TokenLogprob, ToolCall, completion_id,
 };
 
 use crate::answer::End;
@@ -14,7 +14,7 @@ use crate::auth::Caller;
 use crate::error::Refusal;
 use crate::generation::{self, Generation};
 use crate::state::{AppState, ServedModel, unix_time};
-use crate::{body, constraint, prompt, sse};
+use crate::{body, constraint, prompt, sse, tool_calls};
 
 /// Bodies from this size on are parsed on a blocking thread: it takes longer than an async
 /// worker may be held up.
@@ -111,6 +111,7 @@ pub(super) fn models_unknown(model: &ServedModel, name: &str) -> Refusal {
 #[derive(Debug, Default)]
 struct Draft {
     text: String,
+    calls: Vec<ToolCall>,
     logprobs: Vec<TokenLogprob>,
     entities: Option<Vec<Entity>>,
     end: Option<End>,
@@ -131,6 +132,7 @@ async fn whole(
         let (index, mut piece) = next?;
         let draft = &mut drafts[index];
         draft.text.push_str(&piece.text);
+        tool_calls::append(&mut draft.calls, piece.calls);
         draft.logprobs.append(&mut piece.logprobs);
         prompt_logprobs = piece.prompt_logprobs.or(prompt_logprobs);
         draft.entities = piece.entities;
@@ -145,7 +147,10 @@ async fn whole(
                 index,
                 message: AnswerMessage {
                     entities: draft.entities,
-                    ..AnswerMessage::text(draft.text)
+                    content: (draft.calls.is_empty() || !draft.text.is_empty())
+                        .then_some(draft.text),
+                    tool_calls: draft.calls,
+                    ..AnswerMessage::text(String::new())
                 },
                 logprobs: logprobs.then_some(ChoiceLogprobs {
                     content: draft.logprobs,

@@ -21,4 +21,6 @@ mod service;
 #[cfg(test)]
 mod stream;
 #[cfg(test)]
+mod tools;
+#[cfg(test)]
 mod words;

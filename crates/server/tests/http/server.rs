@@ -16,7 +16,7 @@ use vlmd_server::{
     ModelSlot, PictureMemory, PictureStore, ServeError, ServedModel, ServerConfig, serve,
 };
 
-use crate::script::{ScriptedModel, ScriptedProcessor};
+use crate::script::{Role, ScriptedModel, ScriptedProcessor};
 
 /// Name under which the model is served.
 pub(crate) const MODEL: &str = "org/alphabet";
@@ -31,6 +31,8 @@ pub(crate) struct Setup {
     pub(crate) max_queue: usize,
     /// Whether answers point at what they name.
     pub(crate) points: bool,
+    /// What the model says instead of the alphabet.
+    pub(crate) role: Option<Role>,
     /// How long the model takes for a step.
     pub(crate) pace: Duration,
 }
@@ -45,6 +47,7 @@ impl Default for Setup {
             max_num_seqs: 64,
             max_queue: 64,
             points: false,
+            role: None,
             pace: Duration::ZERO,
         }
     }
@@ -165,14 +168,14 @@ pub(crate) async fn load(setup: Setup) -> (ServerConfig, ServedModel) {
         max_queue: setup.max_queue,
         ..EngineConfig::new(blocks, KvDtype::F32, setup.max_model_len)
     };
-    let model = Box::new(ScriptedModel::new(setup.pace));
+    let model = Box::new(ScriptedModel::new(setup.pace, setup.role.clone()));
     let engine = tokio::task::spawn_blocking(move || Engine::start(model, engine_config))
         .await
         .unwrap()
         .unwrap();
     let model = ServedModel {
         names: vec![MODEL.to_owned(), "alias".to_owned()],
-        processor: Arc::new(ScriptedProcessor::new(setup.points)),
+        processor: Arc::new(ScriptedProcessor::new(setup.points, setup.role)),
         engine,
         media: MediaGate::new(setup.media).unwrap(),
         pictures: PictureStore::new(setup.pictures),

@@ -21,7 +21,7 @@ async fn frames(response: Response) -> Vec<Value> {
         .collect()
 }
 
-async fn stream(server: &TestServer, extra: &Value) -> Vec<Value> {
+pub(crate) async fn stream(server: &TestServer, extra: &Value) -> Vec<Value> {
     let mut body = extra.clone();
     body["stream"] = json!(true);
     let response = server.chat(&body).await;

@@ -347,6 +347,7 @@ pub(crate) fn chat(messages: &[GoldenMessage]) -> Option<Chat> {
             role: message.role.clone(),
             parts,
             labels: message.labels(),
+            ..Message::default()
         })
     };
     Some(Chat {
