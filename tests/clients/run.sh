@@ -4,8 +4,8 @@
 # usage: tests/clients/run.sh VLMD_BINARY [PICTURE.png]
 #
 # Installs the clients from their registries into a folder of its own under target/, starts the
-# server with the embedded model on a free port and a file server for the picture by URL, and
-# ends both.
+# server with the embedded model on a free port, another with a model that calls tools, and a file
+# server for the picture by URL, and ends all of them.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 binary=$1
@@ -15,10 +15,10 @@ mkdir -p "$work"
 
 [ -x "$work/venv/bin/python" ] || python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet --disable-pip-version-check -r tests/clients/requirements.txt
-cp tests/clients/package.json tests/clients/openai_node.mjs "$work/"
+cp tests/clients/package.json tests/clients/openai_node.mjs tests/clients/tools_node.mjs "$work/"
 npm install --prefix "$work" --no-audit --no-fund --no-package-lock --loglevel=error
 
-cleanup() { kill "${server:-}" "${files:-}" 2>/dev/null || true; }
+cleanup() { kill "${server:-}" "${tools:-}" "${files:-}" 2>/dev/null || true; }
 trap cleanup EXIT
 
 python3 - "$(dirname "$picture")" >"$work/files.port" <<'PY' &
@@ -31,14 +31,20 @@ PY
 files=$!
 "$binary" serve --host 127.0.0.1 --port 0 --allow-media-host 127.0.0.1 >"$work/server.out" 2>"$work/server.log" &
 server=$!
+"$binary" serve --host 127.0.0.1 --port 0 --model tests/golden/mllama >"$work/tools.out" 2>"$work/tools.log" &
+tools=$!
 
-wait_for() { for _ in $(seq 300); do "$@" && return; sleep 0.1; done; cat "$work/server.log"; return 1; }
-url() { sed -nE 's/.*(http:[^ ]+).*/\1/p' "$work/server.out" | head -n 1; }
-ready() { [ -n "$(url)" ] && curl --silent --fail --output "$work/ready" "$(url)/v1/health/ready"; }
-wait_for ready
+wait_for() { for _ in $(seq 300); do "$@" && return; sleep 0.1; done; cat "$work"/*.log; return 1; }
+url() { sed -nE 's/.*(http:[^ ]+).*/\1/p' "$work/$1.out" | head -n 1; }
+ready() { [ -n "$(url "$1")" ] && curl --silent --fail --output "$work/ready" "$(url "$1")/v1/health/ready"; }
+wait_for ready server
+wait_for ready tools
 wait_for test -s "$work/files.port"
 picture_url="http://127.0.0.1:$(cat "$work/files.port")/$(basename "$picture")"
 
-base_url=$(url)
+base_url=$(url server)
 "$work/venv/bin/python" tests/clients/openai_python.py "$base_url" "$picture" "$picture_url"
 (cd "$work" && node openai_node.mjs "$base_url" "$picture" "$picture_url")
+tools_url=$(url tools)
+"$work/venv/bin/python" tests/clients/tools_python.py "$tools_url"
+(cd "$work" && node tools_node.mjs "$tools_url")

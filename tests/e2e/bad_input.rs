@@ -167,6 +167,7 @@ async fn what_is_not_implemented_is_refused_not_ignored() {
             "tools",
             json!([{"type": "function", "function": {"name": "f", "parameters": {}}}]),
         ),
+        ("functions", json!([{"name": "f", "parameters": {}}])),
         ("chat_template", json!("{{ messages }}")),
     ] {
         bench.refuses_field(field, value, &[]).await;

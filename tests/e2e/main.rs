@@ -30,3 +30,5 @@ mod streams;
 mod structured;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tools;

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use crate::agent_hints::AgentHints;
 use crate::reader::{Bounds, Fields, integer, number, out_of_range, wrong_type};
 use crate::structured::{self, Constraint, Guided, ResponseFormat, StructuredOutputs};
-use crate::tools::ToolFields;
+use crate::tools::{self, ToolFields};
 use crate::unsupported::{self, UNSUPPORTED};
 use crate::{Message, RequestError, Tool, ToolChoice, ToolMode, validate, vocabulary};
 
@@ -295,7 +295,7 @@ impl ChatRequest {
     pub fn from_value(value: Value) -> Result<Self, RequestError> {
         let mut fields = Fields::new(value, String::new())?;
         let guided = Guided::read(&mut fields)?;
-        let tools = ToolFields::read(&mut fields)?;
+        let about_tools = ToolFields::read(&mut fields)?;
         let request = Self {
             model: fields
                 .string("model")?
@@ -336,9 +336,9 @@ impl ChatRequest {
             stream: fields.boolean("stream")?,
             stream_options: StreamOptions::read(&mut fields)?,
             cache_salt: fields.string("cache_salt")?,
-            tools: tools.tools,
-            tool_choice: tools.choice,
-            parallel_tool_calls: tools.parallel,
+            tools: about_tools.tools,
+            tool_choice: about_tools.choice,
+            parallel_tool_calls: about_tools.parallel,
             chat_template_kwargs: validate::template_kwargs(&mut fields)?,
             grounded_response: read_grounded(&mut fields)?,
             response_format: ResponseFormat::read(&mut fields)?,
@@ -354,6 +354,7 @@ impl ChatRequest {
         unsupported::check(&fields, UNSUPPORTED)?;
         validate::relations(&request)?;
         structured::only(request.constraints())?;
+        tools::alone(&request)?;
         Ok(request)
     }
 
@@ -424,6 +425,15 @@ impl ChatRequest {
             Some(ToolChoice::Mode(ToolMode::None)) => &[],
             _ => &self.tools,
         }
+    }
+
+    /// Whether the answer must be a call of [`Self::usable_tools`].
+    #[must_use]
+    pub fn must_call(&self) -> bool {
+        matches!(
+            self.tool_choice,
+            Some(ToolChoice::Mode(ToolMode::Required) | ToolChoice::Function(_))
+        )
     }
 
     /// `repetition_penalty` of the top level or of `nvext`.

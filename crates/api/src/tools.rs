@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::RequestError;
 use crate::reader::{Fields, out_of_range, show, wrong_type};
+use crate::{ChatRequest, RequestError};
 
 /// Most tools of a request, as at OpenAI. Also the most calls of a message.
 pub const MAX_TOOLS: usize = 128;
@@ -42,7 +42,7 @@ pub struct Function {
     /// What it does, for the model to read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// JSON schema of its arguments, which are an object. Default: any object.
+    /// JSON schema of its arguments, of type `object`. Default: no arguments.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub parameters: Option<Map<String, Value>>,
@@ -212,6 +212,21 @@ impl ToolCallDelta {
     }
 }
 
+impl Function {
+    /// The schema of its arguments, with its type.
+    #[must_use]
+    pub fn schema(&self) -> Value {
+        match &self.parameters {
+            None => json!({"type": "object", "properties": {}, "additionalProperties": false}),
+            Some(parameters) => {
+                let mut schema = parameters.clone();
+                schema.entry("type").or_insert_with(|| "object".into());
+                Value::Object(schema)
+            }
+        }
+    }
+}
+
 /// The fields of a request that are about tools.
 #[derive(Debug, Default)]
 pub(crate) struct ToolFields {
@@ -305,11 +320,24 @@ impl Tool {
             function: Function {
                 name,
                 description: function.string("description")?,
-                parameters: function.object("parameters")?,
+                parameters: read_parameters(&mut function)?,
                 strict: function.boolean("strict")?,
             },
             definition,
         })
+    }
+}
+
+fn read_parameters(function: &mut Fields) -> Result<Option<Map<String, Value>>, RequestError> {
+    let path = function.at("parameters");
+    let parameters = function.object("parameters")?;
+    match parameters.as_ref().and_then(|schema| schema.get("type")) {
+        Some(kind) if kind != "object" => Err(out_of_range(
+            format!("{path}.type"),
+            "`object`: arguments have names",
+            kind,
+        )),
+        _ => Ok(parameters),
     }
 }
 
@@ -350,6 +378,21 @@ fn read_named(value: Value, path: &str, tools: &[Tool]) -> Result<ToolChoice, Re
         r#type: FUNCTION,
         function: NamedFunction { name },
     }))
+}
+
+/// Refuses a request whose answer must be a call, and something else as well. `response_format` is
+/// about answers that are no calls.
+pub(crate) fn alone(request: &ChatRequest) -> Result<(), RequestError> {
+    let other = request.constraint().map(|constraint| constraint.field);
+    match other.filter(|field| !field.starts_with("response_format")) {
+        Some(field) if request.must_call() => Err(RequestError::Conflict {
+            field: "tool_choice".into(),
+            problem: format!(
+                "makes the answer a call, and `{field}` something else; leave one out"
+            ),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Reads the `tool_calls` of an assistant's message.
@@ -427,8 +470,6 @@ fn read_object(fields: &mut Fields, name: &str) -> Result<Fields, RequestError> 
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn read(body: Value) -> Result<ToolFields, RequestError> {
@@ -535,6 +576,11 @@ mod tests {
                 "invalid_type",
             ),
             (
+                json!({"tools": [{"function": {"name": "a", "parameters": {"type": "array"}}}]}),
+                "tools[0].function.parameters.type",
+                "invalid_value",
+            ),
+            (
                 json!({"tools": [{"function": {"name": "a", "strict": "yes"}}]}),
                 "tools[0].function.strict",
                 "invalid_type",
@@ -587,6 +633,20 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn schemas_of_arguments_are_those_of_objects() {
+        let schema = |parameters: Value| {
+            let tool = json!({"function": {"name": "a", "parameters": parameters}});
+            read(json!({"tools": [tool]})).unwrap().tools[0]
+                .function
+                .schema()
+        };
+        assert_eq!(schema(json!(null))["additionalProperties"], false);
+        assert_eq!(schema(json!({"properties": {"a": {}}}))["type"], "object");
+        let whole = json!({"type": "object", "required": ["a"]});
+        assert_eq!(schema(whole.clone()), whole);
     }
 
     #[test]

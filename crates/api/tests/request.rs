@@ -208,6 +208,11 @@ fn other_malformed_fields_are_named() {
             "tools[0].function",
         ),
         (json!({"tool_choice": "required"}), "tool_choice"),
+        (
+            json!({"tools": [{"function": {"name": "f"}}], "tool_choice": "required",
+                "guided_regex": "a"}),
+            "tool_choice",
+        ),
     ];
     for (extra, param) in cases {
         let error = refused(extra).unwrap();

@@ -12,7 +12,6 @@ use crate::bad_words;
 use crate::error::Refusal;
 use crate::pictures::{Arrived, Owner, Wanted};
 use crate::state::{AppState, ServedModel};
-use crate::tool_calls;
 
 /// What the engine has to know of a request's words and pictures.
 #[derive(Debug)]
@@ -57,7 +56,6 @@ pub(crate) async fn prepare(
     {
         return Err(Refusal::Labels { index });
     }
-    tool_calls::check(model, request)?;
     let mut wanted = Wanted::default();
     let messages = std::mem::take(&mut request.messages);
     let mut template_kwargs = std::mem::take(&mut request.chat_template_kwargs);

@@ -7,15 +7,21 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use vlmd_api::{ChatRequest, FinishReason, ToolCall, ToolCallDelta, ToolChoice, tool_call_id};
-use vlmd_text::{ToolFamily, ToolParser, ToolPiece};
+use serde_json::json;
+use vlmd_api::{
+    ChatRequest, ConstraintKind, FinishReason, Function, ToolCall, ToolCallDelta, ToolChoice,
+    tool_call_id,
+};
+use vlmd_text::constraint::Grammar;
+use vlmd_text::{CallGrammar, ToolFamily, ToolParser, ToolPiece};
 
 use crate::answer::Piece;
+use crate::constraint;
 use crate::error::Refusal;
-use crate::state::ServedModel;
+use crate::state::{AppState, ServedModel};
 
 /// Refuses tools, and calls in the conversation, where the model's template has no place for them.
-pub(crate) fn check(model: &ServedModel, request: &ChatRequest) -> Result<(), Refusal> {
+fn check(model: &ServedModel, request: &ChatRequest) -> Result<(), Refusal> {
     if model.processor.tool_family().is_some() {
         return Ok(());
     }
@@ -45,6 +51,48 @@ fn family(model: &ServedModel, request: &ChatRequest) -> Option<ToolFamily> {
     family.filter(|_| !request.usable_tools().is_empty())
 }
 
+/// The grammar of the answers: of calls, if they must be calls; else what the request says, or a
+/// call where it may have one.
+pub(crate) async fn grammar(
+    state: &AppState,
+    model: &ServedModel,
+    request: &ChatRequest,
+) -> Result<Option<Grammar>, Refusal> {
+    check(model, request)?;
+    let Some(family) = family(model, request) else {
+        return constraint::of_request(state, model, request).await;
+    };
+    let document = match request.constraint().map(|constraint| constraint.kind) {
+        Some(ConstraintKind::JsonObject) => Some(json!({"type": "object"})),
+        Some(ConstraintKind::JsonSchema(schema)) => Some(schema),
+        _ => None,
+    };
+    let otherwise = document.filter(|_| !request.must_call());
+    if otherwise.is_none() && !request.must_call() {
+        return constraint::of_request(state, model, request).await;
+    }
+    let is_named = matches!(request.tool_choice, Some(ToolChoice::Function(_)));
+    let functions = callable(request);
+    let functions = functions.map(|function| (function.name.clone(), function.schema()));
+    let calls = CallGrammar {
+        family,
+        functions: functions.collect(),
+        parallel: !is_named && request.parallel_tool_calls != Some(false),
+        mark: mark(model, request).map(|(id, _)| id),
+        otherwise,
+    };
+    constraint::compile(state, model, "tools", Some(calls.source())).await
+}
+
+/// The functions that the answer may call.
+fn callable(request: &ChatRequest) -> impl Iterator<Item = &Function> {
+    let tools = request.usable_tools().iter().map(|tool| &tool.function);
+    tools.filter(|function| match &request.tool_choice {
+        Some(ToolChoice::Function(named)) => named.function.name == function.name,
+        _ => true,
+    })
+}
+
 /// Takes the calls out of the answers to a request.
 #[derive(Debug)]
 pub(crate) struct CallReaders {
@@ -72,15 +120,8 @@ impl CallReaders {
                 readers: Vec::new(),
             };
         };
-        let called = |name: &String| match &request.tool_choice {
-            Some(ToolChoice::Function(named)) => named.function.name == *name,
-            _ => true,
-        };
-        let names: BTreeSet<String> = request
-            .usable_tools()
-            .iter()
-            .map(|tool| tool.function.name.clone())
-            .filter(called)
+        let names: BTreeSet<String> = callable(request)
+            .map(|function| function.name.clone())
             .collect();
         let names = Arc::new(names);
         let most = match request.parallel_tool_calls {

@@ -36,4 +36,4 @@ pub use error::TextError;
 pub use stop::{Progress, StopMatcher};
 pub use template::{ChatTemplate, SpecialTokens, TemplateFiles, TemplateLimits};
 pub use tokenizer::Tokenizer;
-pub use tools::{Piece as ToolPiece, ToolFamily, ToolParser};
+pub use tools::{CallGrammar, Piece as ToolPiece, ToolFamily, ToolParser};

@@ -14,7 +14,7 @@ use crate::auth::Caller;
 use crate::error::Refusal;
 use crate::generation::{self, Generation};
 use crate::state::{AppState, ServedModel, unix_time};
-use crate::{body, constraint, prompt, sse, tool_calls};
+use crate::{body, prompt, sse, tool_calls};
 
 /// Bodies from this size on are parsed on a blocking thread: it takes longer than an async
 /// worker may be held up.
@@ -51,7 +51,7 @@ pub(crate) async fn chat_completions(
     let mut request = parse(body).await?;
     check_name(model, &request.model)?;
     generation::check_token_ids(model, &request)?;
-    let grammar = constraint::of_request(&state, model, &request).await?;
+    let grammar = tool_calls::grammar(&state, model, &request).await?;
     let prompt = prompt::prepare(&state, model, &mut request, caller).await?;
     let generation = Generation::submit(
         &state,

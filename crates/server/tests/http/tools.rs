@@ -303,3 +303,80 @@ async fn models_without_tools_refuse_them_by_name() {
         server.answer(&harmless).await;
     }
 }
+
+/// Schemas that leave a model no choice but the one.
+fn narrow_tools() -> Value {
+    let tool = |name: &str, value: &str| {
+        json!({"type": "function", "function": {"name": name, "parameters": {"type": "object",
+            "properties": {"at": {"enum": [value]}}, "required": ["at"],
+            "additionalProperties": false}}})
+    };
+    json!([tool("look", "ü{"), tool("say", "hi")])
+}
+
+#[tokio::test]
+async fn an_answer_that_must_call_calls_whatever_the_model_would_say() {
+    for family in [
+        ToolFamily::Hermes,
+        ToolFamily::Llama3Json,
+        ToolFamily::Mistral,
+    ] {
+        let server = server(family, "I would rather not.").await;
+        let say = json!({"type": "function", "function": {"name": "say"}});
+        for choice in [json!("required"), say.clone()] {
+            let request = json!({"tools": narrow_tools(), "tool_choice": choice, "seed": 1});
+            let answer = server.answer(&request).await;
+            let whole = &answer["choices"][0];
+            assert_eq!(
+                whole["message"]["content"],
+                json!(null),
+                "{family:?}: {answer}"
+            );
+            assert_eq!(whole["finish_reason"], "tool_calls");
+            let made = calls(whole);
+            assert!(!made.is_empty(), "{answer}");
+            for (name, arguments) in &made {
+                let expected = if name == "say" { "hi" } else { "ü{" };
+                let arguments: Value = serde_json::from_str(arguments).unwrap();
+                assert_eq!(arguments, json!({"at": expected}));
+                assert!(choice != say || name == "say");
+            }
+            let streamed = joined(&stream(&server, &request).await, 1);
+            assert_eq!(calls(&streamed[0]), made);
+            assert_eq!(streamed[0]["finish_reason"], "tool_calls");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_may_call_or_answer_in_a_form_does_either() {
+    let document = r#"{"mood": "fine"}"#;
+    let form = json!({"type": "json_schema", "json_schema": {"name": "m", "schema": {
+        "type": "object", "properties": {"mood": {"type": "string"}}, "required": ["mood"],
+        "additionalProperties": false}}});
+    let request = json!({"tools": tools(), "response_format": form});
+    let answering = server(ToolFamily::Hermes, document).await;
+    let answer = answering.answer(&request).await;
+    assert_eq!(answer["choices"][0]["message"]["content"], document);
+    assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+    let calling = server(ToolFamily::Hermes, CALL).await;
+    let answer = calling.answer(&request).await;
+    assert_eq!(calls(&answer["choices"][0])[0].0, "look");
+}
+
+#[tokio::test]
+async fn schemas_that_cannot_be_enforced_are_refused_where_they_would_have_to_be() {
+    let server = server(ToolFamily::Hermes, "Well.").await;
+    let tools = json!([{"type": "function", "function": {"name": "f",
+        "parameters": {"type": "object", "not": {}}}}]);
+    let (status, error) = server
+        .refusal(&json!({"tools": tools, "tool_choice": "required"}))
+        .await;
+    assert_eq!((status, &error["param"]), (400, &json!("tools")), "{error}");
+    assert!(
+        error["message"].as_str().unwrap().contains("`not`"),
+        "{error}"
+    );
+    // Where the model decides, it sees the schema, and that is all.
+    server.answer(&json!({"tools": tools})).await;
+}

@@ -7,7 +7,7 @@ use super::limits::MAX_NESTING;
 use super::schema;
 
 /// A string literal.
-pub(super) fn literal(text: &str) -> String {
+pub(crate) fn literal(text: &str) -> String {
     // JSON's escapes are Lark's, but for one control character that JSON lets stand.
     Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }

@@ -37,6 +37,7 @@ mod vocabulary;
 
 pub use compiler::GrammarCompiler;
 pub use error::{GrammarError, MatchError};
+pub(crate) use lark::literal;
 pub use limits::{
     MAX_CACHED_GRAMMARS, MAX_CHOICES, MAX_GRAMMAR_SYMBOLS, MAX_LEXER_STATES, MAX_NESTING,
     MAX_REPEAT, MAX_SOURCE_BYTES,

@@ -1,3 +1,5 @@
+mod calls;
+
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};

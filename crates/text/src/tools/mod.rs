@@ -7,8 +7,11 @@
 //!
 //! What each family writes was taken from its chat template and from vLLM's tool parsers
 //! (`hermes`, `llama3_json`, `mistral`).
+//!
+//! [`CallGrammar`] is for answers that must be calls.
 
 mod call;
+mod grammar;
 mod hermes;
 mod json;
 mod llama3;
@@ -20,6 +23,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+pub use self::grammar::CallGrammar;
 use self::hermes::Hermes;
 use self::llama3::Llama3;
 use self::mistral::Mistral;
