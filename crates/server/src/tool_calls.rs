@@ -42,7 +42,8 @@ pub(crate) fn mark(model: &ServedModel, request: &ChatRequest) -> Option<(u32, &
     let literal = family(model, request)?.mark();
     let tokenizer = model.processor.tokenizer();
     let id = tokenizer.token_to_id(literal)?;
-    tokenizer.is_special(id).then_some((id, literal))
+    let is_sampled = (id as usize) < model.vocab_size;
+    (is_sampled && tokenizer.is_special(id)).then_some((id, literal))
 }
 
 /// The form in which an answer may call tools.

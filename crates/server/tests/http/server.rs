@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use vlmd_backend::KvDtype;
+use vlmd_backend::Model as _;
 use vlmd_engine::{Engine, EngineConfig, Sampling, Stats};
 use vlmd_media::{MediaConfig, MediaGate};
 use vlmd_server::{
@@ -169,6 +170,7 @@ pub(crate) async fn load(setup: Setup) -> (ServerConfig, ServedModel) {
         ..EngineConfig::new(blocks, KvDtype::F32, setup.max_model_len)
     };
     let model = Box::new(ScriptedModel::new(setup.pace, setup.role.clone()));
+    let vocab_size = model.spec().vocab_size;
     let engine = tokio::task::spawn_blocking(move || Engine::start(model, engine_config))
         .await
         .unwrap()
@@ -179,7 +181,7 @@ pub(crate) async fn load(setup: Setup) -> (ServerConfig, ServedModel) {
         engine,
         media: MediaGate::new(setup.media).unwrap(),
         pictures: PictureStore::new(setup.pictures),
-        vocab_size: 257,
+        vocab_size,
         max_images: 5,
         max_num_seqs: 8,
         default_max_tokens: usize::MAX,
