@@ -295,7 +295,7 @@ proptest! {
             let mut rest = answer.as_str();
             let mut is_open = false;
             let pieces = parse(family, [answer.as_str()]);
-            let calls = pieces.iter().any(|piece| *piece == Piece::CallEnd);
+            let calls = pieces.contains(&Piece::CallEnd);
             if !calls {
                 let expected: Vec<Piece> = [answer.clone()].into_iter().filter(|a| !a.is_empty()).map(Piece::Text).collect();
                 prop_assert_eq!(&pieces, &expected);
