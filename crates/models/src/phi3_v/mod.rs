@@ -39,7 +39,10 @@ fn load(files: &ModelFiles, source: &Source<'_>) -> Result<Parts, LoadError> {
     // Cheap things first: a bad tokenizer shows before gigabytes are read.
     let geometry = Geometry::read(&params.at(TOWER))?;
     let processor = Phi3VProcessor::new(files, &config, geometry)?;
-    source.admit(config.sizes()?.spec())?;
+    source.admit(vlmd_backend::ModelSpec {
+        long_beyond: config.rope()?.long_beyond(),
+        ..config.sizes()?.spec()
+    })?;
     let model = vision::load(&params, &config)?;
     Ok((Arc::new(processor), model))
 }
