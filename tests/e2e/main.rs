@@ -32,3 +32,5 @@ mod structured;
 mod support;
 #[cfg(test)]
 mod tools;
+#[cfg(all(test, feature = "otlp"))]
+mod traces;

@@ -31,7 +31,11 @@ pub(crate) fn golden_checkpoint() -> PathBuf {
 pub(crate) fn vlmd() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vlmd"));
     for (name, _) in std::env::vars() {
-        if name.starts_with("VLMD_") || name.starts_with("HF_") || name == "RUST_LOG" {
+        if ["VLMD_", "HF_", "OTEL_"]
+            .iter()
+            .any(|p| name.starts_with(p))
+            || name == "RUST_LOG"
+        {
             command.env_remove(name);
         }
     }

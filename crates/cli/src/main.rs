@@ -6,6 +6,8 @@ mod kv_choice;
 mod list;
 mod logging;
 mod nim_cache;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod plan;
 mod resolve;
 mod serve;

@@ -26,7 +26,6 @@ use crate::resolve::{ResolvedModel, Wanted, resolve};
 /// # Errors
 /// When the port is taken, or the model cannot be loaded.
 pub(crate) fn run(args: ServeArgs) -> Result<()> {
-    logging::init(args.log_level, args.log_format);
     let threads = usize::from(args.threads.unwrap_or(0));
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
@@ -36,7 +35,9 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the asynchronous runtime")?;
+    let logging = logging::init(args.log_level, args.log_format, runtime.handle());
     let outcome = runtime.block_on(serve(args));
+    logging.finish();
     // A model that is still being loaded cannot be interrupted; the process ends without it.
     runtime.shutdown_background();
     outcome

@@ -50,6 +50,8 @@ struct Account {
     /// Of the answer that took longest.
     timings: Option<Timings>,
     tells_timings: bool,
+    /// The request's, which a stream outlives the handler in.
+    span: tracing::Span,
     _admission: Admission,
 }
 
@@ -104,6 +106,7 @@ impl Generation {
                 first_token_ms: None,
                 timings: None,
                 tells_timings: request.return_timings.unwrap_or(false),
+                span: tracing::Span::current(),
                 _admission: admission,
             },
         })
@@ -239,6 +242,9 @@ impl Drop for Account {
                 Outcome::Aborted
             });
         }
+        #[cfg(feature = "otlp")]
+        crate::telemetry::phases(&self.span, self.start, self.first_token_ms, self.timings);
+        let _entered = self.span.enter();
         let millis = |of: fn(Timings) -> Duration| self.timings.map(|t| of(t).as_millis());
         tracing::info!(
             outcome,

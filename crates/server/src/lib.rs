@@ -39,7 +39,10 @@ mod routes;
 mod serve;
 mod sse;
 mod state;
+#[cfg(feature = "otlp")]
+mod telemetry;
 mod tool_calls;
+mod trace_context;
 
 pub use auth::ApiKeys;
 pub use config::ServerConfig;

@@ -7,11 +7,13 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tracing::Instrument as _;
+use tracing::field::{Empty, display};
+use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use crate::error::Refusal;
 use crate::state::AppState;
+use crate::trace_context::TraceParent;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -30,7 +32,7 @@ pub(crate) async fn observe(
     let id = request_id(&request);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
+    let span = span(&request, &id);
     let mut response = next.run(request).instrument(span.clone()).await;
     response.headers_mut().insert(REQUEST_ID, id);
 
@@ -38,6 +40,8 @@ pub(crate) async fn observe(
     state.metrics().responded(status);
     let latency_ms = start.elapsed().as_millis();
     let status = status.as_u16();
+    #[cfg(feature = "otlp")]
+    crate::telemetry::end(&span, status);
     let _entered = span.enter();
     // Probes come every few seconds and say nothing new.
     if method == Method::GET && status < 400 {
@@ -46,6 +50,38 @@ pub(crate) async fn observe(
         tracing::info!(%method, path, status, latency_ms, "answered");
     }
     response
+}
+
+/// The span of a request, which everything that is done for it belongs to.
+///
+/// What only looks has a target of its own, `vlmd_server::probe`, that exporters leave out:
+/// probes and scrapes come every few seconds and would be most of the traces.
+fn span(request: &Request, id: &HeaderValue) -> Span {
+    macro_rules! span {
+        ($target:expr) => {
+            tracing::info_span!(
+                target: $target,
+                "request",
+                id = id.to_str().unwrap_or_default(),
+                trace_id = Empty,
+                parent_id = Empty,
+                otel.kind = Empty,
+            )
+        };
+    }
+    let span = if request.method() == Method::GET {
+        span!("vlmd_server::probe")
+    } else {
+        span!("vlmd_server::request")
+    };
+    let parent = TraceParent::of(request.headers());
+    if let Some(parent) = parent {
+        span.record("trace_id", display(parent.trace_id));
+        span.record("parent_id", display(parent.parent_id));
+    }
+    #[cfg(feature = "otlp")]
+    crate::telemetry::begin(&span, parent, request);
+    span
 }
 
 /// The client's id if it is short and printable, so that it can be logged as it is; else a new

@@ -1,8 +1,10 @@
 //! From a request to a prompt: pictures, template, tokens.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::task::spawn_blocking;
+use tracing::{Instrument as _, Span, info_span};
 use vlmd_api::{ChatRequest, ContentPart, Message, MessageContent, PastCall};
 use vlmd_backend::Prepared;
 use vlmd_models::{Chat, Message as ModelMessage, Part, PrepareError, ToolCall};
@@ -39,7 +41,7 @@ pub(crate) async fn prepare(
     request: &mut ChatRequest,
     caller: Option<Caller>,
 ) -> Result<Prompt, Refusal> {
-    let given = request
+    let given: usize = request
         .messages
         .iter()
         .map(|message| message.content.images().count())
@@ -78,14 +80,25 @@ pub(crate) async fn prepare(
         caller,
         cache_salt: request.cache_salt.as_deref().map(Arc::from),
     };
-    let pictures = model.pictures.load(&model.media, &owner, &wanted).await?;
+    let start = Instant::now();
+    let pictures = model
+        .pictures
+        .load(&model.media, &owner, &wanted)
+        .instrument(info_span!("media", pictures = given))
+        .await?;
+    let media_ms = start.elapsed().as_millis();
     let draft = Draft {
         chat,
         pictures,
         owner,
         bad_words: std::mem::take(&mut request.bad_words),
     };
-    let prompt = run_processor(state, Arc::clone(model), draft).await?;
+    let start = Instant::now();
+    let prompt = run_processor(state, Arc::clone(model), draft)
+        .instrument(info_span!("process"))
+        .await?;
+    let process_ms = start.elapsed().as_millis();
+    tracing::debug!(pictures = given, media_ms, process_ms, "prepared");
     prompt.map_err(|(field, source)| {
         let field = match &source {
             PrepareError::Image { index, .. } => wanted.field(*index),
@@ -110,8 +123,9 @@ async fn run_processor(
     let slots = Arc::clone(state.prepare_slots());
     let slot = slots.acquire_owned().await.map_err(|_| Refusal::Internal)?;
     // The slot goes along: a client that leaves does not free it before the work is done.
+    let span = Span::current();
     let work = spawn_blocking(move || {
-        let prompt = draft.finish(&model);
+        let prompt = span.in_scope(|| draft.finish(&model));
         drop(slot);
         prompt
     });

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use tokio::task::spawn_blocking;
+use tracing::{Instrument as _, info_span};
 use vlmd_api::{
     AnswerMessage, ChatCompletion, ChatRequest, Choice, ChoiceLogprobs, Entity, ErrorBody, Null,
     RequestError, TokenLogprob, ToolCall, completion_id,
@@ -52,7 +53,9 @@ pub(crate) async fn chat_completions(
     check_name(model, &request.model)?;
     generation::check_token_ids(model, &request)?;
     let grammar = tool_calls::grammar(&state, model, &request).await?;
-    let prompt = prompt::prepare(&state, model, &mut request, caller).await?;
+    let prompt = prompt::prepare(&state, model, &mut request, caller)
+        .instrument(info_span!("prepare"))
+        .await?;
     let generation = Generation::submit(
         &state,
         admission,
