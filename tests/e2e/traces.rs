@@ -1,5 +1,7 @@
 //! Traces, as an OpenTelemetry collector on loopback gets them.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::process::Stdio;

@@ -117,7 +117,9 @@ impl Engine {
         };
         // What is wrong with the request shows now.
         let first = vec![state.submit(&state.beams[0])?];
-        let streams = streams.into_iter().map(EventStream::new).collect();
+        let streams = streams.into_iter();
+        let streams = streams.map(|events| EventStream::new(events, None));
+        let streams = streams.collect();
         Ok((streams, state.run(first, senders)))
     }
 }

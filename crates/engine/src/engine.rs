@@ -235,7 +235,11 @@ impl Engine {
         let answers = request.choices.max(1);
         let (events, streams): (Vec<_>, Vec<_>) = (0..answers).map(|_| unbounded_channel()).unzip();
         let tickets = Ticket::queue(&inner.status, line, prompt, events)?;
-        let streams = streams.into_iter().map(EventStream::new).collect();
+        let courses = tickets.iter().map(|ticket| Some(ticket.course()));
+        let streams = streams.into_iter().zip(courses);
+        let streams = streams
+            .map(|(events, course)| EventStream::new(events, course))
+            .collect();
         let sequence = Box::new(
             inner
                 .sequence(request, needed, tickets)

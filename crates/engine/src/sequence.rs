@@ -142,6 +142,11 @@ impl Sequence {
         sequence
     }
 
+    /// Whether it has run before.
+    pub(crate) fn has_entered(&self) -> bool {
+        self.entered
+    }
+
     pub(crate) fn rank(&self) -> Rank {
         self.rank
     }

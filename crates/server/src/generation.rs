@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures::Stream;
 use tokio_util::sync::CancellationToken;
-use vlmd_api::{ChatRequest, PromptTokensDetails, Usage};
+use vlmd_api::{ChatRequest, PromptTokensDetails, StopReason, Usage};
 use vlmd_engine::{
     BeamSearch, Event, EventStream, GenerateRequest, Limits, RequestError, Sampling, Service,
     SubmitError, Timings,
@@ -164,7 +164,12 @@ impl Generation {
         self.account.count(answer.tokens() - before);
         self.account.time(piece.timings);
         if let Some(end) = &piece.end {
-            self.streams[index] = None;
+            // Of an answer that its text has ended, the engine does not know yet.
+            let stream = self.streams[index].take();
+            if matches!(end.stop, Some(StopReason::Text(_))) {
+                let timings = stream.and_then(EventStream::complete);
+                self.account.time(timings);
+            }
             self.account.open -= 1;
             let metrics = self.account.state.metrics();
             metrics.ended(Outcome::Finished(end.reason));

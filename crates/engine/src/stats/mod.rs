@@ -12,7 +12,7 @@ use crate::request::RequestError;
 use times::Times;
 
 pub use ticket::Timings;
-pub(crate) use ticket::{Ending, Line, Ticket};
+pub(crate) use ticket::{Course, Ending, Line, Ticket};
 pub use times::Distributions;
 
 /// Guesses of one step that are counted apart.
@@ -37,7 +37,9 @@ pub struct Stats {
     pub cross_bytes_total: usize,
     /// Those that belong to running requests.
     pub cross_bytes_used: usize,
-    /// Tokens of prompts that were computed.
+    /// Tokens of prompts that began to run, whether computed or found.
+    pub prompt_tokens: u64,
+    /// Tokens of prompts that were computed, again where a request had to step back.
     pub tokens_prefilled: u64,
     /// Tokens of answers that were sent.
     pub tokens_generated: u64,
@@ -101,6 +103,7 @@ pub(crate) struct Status {
     gone: AtomicBool,
     waiting: AtomicUsize,
     running: AtomicUsize,
+    pub(crate) prompt_tokens: AtomicU64,
     pub(crate) tokens_prefilled: AtomicU64,
     tokens_generated: AtomicU64,
     pub(crate) images_encoded: AtomicU64,
@@ -138,6 +141,7 @@ impl Status {
             gone: AtomicBool::default(),
             waiting: AtomicUsize::default(),
             running: AtomicUsize::default(),
+            prompt_tokens: AtomicU64::default(),
             tokens_prefilled: AtomicU64::default(),
             tokens_generated: AtomicU64::default(),
             images_encoded: AtomicU64::default(),
@@ -221,6 +225,7 @@ impl Status {
             blocks_used: self.pool.used(),
             cross_bytes_total: self.cross.total(),
             cross_bytes_used: self.cross.used(),
+            prompt_tokens: self.prompt_tokens.load(Relaxed),
             tokens_prefilled: self.tokens_prefilled.load(Relaxed),
             tokens_generated: self.tokens_generated.load(Relaxed),
             images_encoded: self.images_encoded.load(Relaxed),

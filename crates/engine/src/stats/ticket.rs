@@ -1,7 +1,7 @@
 //! The account of one answer.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -97,6 +97,34 @@ impl Line {
     };
 }
 
+/// What the two ends of an answer's stream know in common.
+#[derive(Debug)]
+pub(crate) struct Course {
+    timeline: Mutex<Timeline>,
+    /// The reader has all that it wants.
+    satisfied: AtomicBool,
+}
+
+impl Course {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            timeline: Mutex::new(Timeline::new()),
+            satisfied: AtomicBool::new(false),
+        })
+    }
+
+    fn timeline(&self) -> MutexGuard<'_, Timeline> {
+        // Nothing that could panic runs under this lock.
+        self.timeline.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The reader wants no more: what is there is the answer.
+    pub(crate) fn satisfy(&self) -> Timings {
+        self.satisfied.store(true, Relaxed);
+        self.timeline().timings(Instant::now())
+    }
+}
+
 /// A request's place in the counters and its end of the stream.
 ///
 /// Dropping it is what ends a request: it gives the place back, counts the ending and sends the
@@ -110,7 +138,7 @@ pub(crate) struct Ticket {
     running: bool,
     /// Tokens of the prompt that count as waiting while it does.
     tokens: usize,
-    timeline: Timeline,
+    course: Arc<Course>,
     ending: Option<Ending>,
 }
 
@@ -154,10 +182,15 @@ impl Ticket {
             running: false,
             // The prompt waits once.
             tokens: if choice == 0 { tokens } else { 0 },
-            timeline: Timeline::new(),
+            course: Course::new(),
             ending: None,
         };
         Ok(answers.into_iter().enumerate().map(ticket).collect())
+    }
+
+    /// What the other end of the stream is to know.
+    pub(crate) fn course(&self) -> Arc<Course> {
+        Arc::clone(&self.course)
     }
 
     /// Moves from the line to a seat.
@@ -167,30 +200,32 @@ impl Ticket {
             self.status.running.fetch_add(1, Relaxed);
             self.leave_line();
         }
-        if self.timeline.entered.is_none() {
+        let mut timeline = self.course.timeline();
+        if timeline.entered.is_none() {
             let now = Instant::now();
-            self.timeline.entered = Some(now);
-            self.status.times.queue.time(now - self.timeline.queued);
+            timeline.entered = Some(now);
+            self.status.times.queue.time(now - timeline.queued);
         }
     }
 
     /// Notes how much of the prompt was found in the cache at the first entry.
     pub(crate) fn note_cached(&mut self, tokens: usize) {
-        if self.timeline.preemptions == 0 {
-            self.timeline.cached_tokens = tokens;
+        let mut timeline = self.course.timeline();
+        if timeline.preemptions == 0 {
+            timeline.cached_tokens = tokens;
         }
     }
 
     /// Notes that another picture is encoded.
     pub(crate) fn note_seen(&mut self) {
-        self.timeline.seen = Some(Instant::now());
+        self.course.timeline().seen = Some(Instant::now());
     }
 
     /// Moves back to the line.
     pub(crate) fn requeue(&mut self) {
         if self.running {
             self.running = false;
-            self.timeline.preemptions += 1;
+            self.course.timeline().preemptions += 1;
             self.status.waiting.fetch_add(1, Relaxed);
             self.status.waiting_tokens.fetch_add(self.tokens, Relaxed);
             self.status.running.fetch_sub(1, Relaxed);
@@ -219,7 +254,7 @@ impl Ticket {
 
     fn clock(&mut self) {
         let (now, times) = (Instant::now(), &self.status.times);
-        let timeline = &mut self.timeline;
+        let mut timeline = self.course.timeline();
         timeline.tokens += 1;
         match timeline.last.replace(now) {
             Some(last) => times.between_tokens.time(now - last),
@@ -236,7 +271,7 @@ impl Ticket {
     /// Takes an answer that is complete into the distributions.
     fn finish(&self) -> Timings {
         let (end, times) = (Instant::now(), &self.status.times);
-        let timeline = &self.timeline;
+        let timeline = self.course.timeline();
         let timings = timeline.timings(end);
         times.whole.time(end - timeline.queued);
         times.inference.time(timings.prefill + timings.decode);
@@ -294,6 +329,12 @@ impl Drop for Ticket {
                     _ => {}
                 }
                 (&status.failed, Event::Failed(error))
+            }
+            // As good as a stop token to everyone but the engine.
+            None if self.events.is_closed() && self.course.satisfied.load(Relaxed) => {
+                self.finish();
+                status.finished_stop.fetch_add(1, Relaxed);
+                return;
             }
             None if self.events.is_closed() => {
                 status.cancelled.fetch_add(1, Relaxed);

@@ -198,14 +198,18 @@ impl Worker {
     }
 
     fn enter(&mut self, mut head: Sequence, share: Option<crate::byte_budget::Share>) {
+        let newcomer = !head.has_entered();
         let Some(cached) = share.and_then(|share| head.enter(share)) else {
             tracing::error!("a request was admitted for which there is no room");
             head.end(&Ending::STEP_FAILED);
             return;
         };
-        let looked_up = head.prompt_len() as u64;
-        self.status.prefix_queries.fetch_add(looked_up, Relaxed);
-        self.status.prefix_hits.fetch_add(cached as u64, Relaxed);
+        if newcomer {
+            let prompt = head.prompt_len() as u64;
+            self.status.prompt_tokens.fetch_add(prompt, Relaxed);
+            self.status.prefix_queries.fetch_add(prompt, Relaxed);
+            self.status.prefix_hits.fetch_add(cached as u64, Relaxed);
+        }
         self.encoder.recall(&mut head);
         let at = self
             .running

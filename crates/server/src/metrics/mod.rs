@@ -1,6 +1,7 @@
 //! Counters of the server, and all metrics as Prometheus text.
 //!
-//! A page is written from atomics alone: a scrape waits for nobody, and nobody for a scrape.
+//! A page is written from atomics, and from counters whose locks are held for no longer than it takes
+//! to copy them: a scrape waits for nobody, and nobody for a scrape.
 
 mod model;
 mod page;
@@ -38,12 +39,17 @@ impl Outcome {
 
     /// In the order of [`OUTCOMES`].
     fn index(self) -> usize {
-        let same = |outcome: &Self| *outcome == self;
-        OUTCOMES.iter().position(same).unwrap_or(0)
+        match self {
+            // To the engine, an answer that calls tools is one that stopped.
+            Self::Finished(FinishReason::Stop | FinishReason::ToolCalls) => 0,
+            Self::Finished(FinishReason::Length) => 1,
+            Self::Aborted => 2,
+            Self::Failed => 3,
+        }
     }
 }
 
-/// All of them.
+/// As they are told.
 const OUTCOMES: [Outcome; 4] = [
     Outcome::Finished(FinishReason::Stop),
     Outcome::Finished(FinishReason::Length),

@@ -99,8 +99,8 @@ fn counters(page: &mut Page, reading: &Reading<'_>) {
     for (name, value, help) in [
         (
             "vllm:prompt_tokens_total",
-            stats.tokens_prefilled,
-            "Tokens of prompts that were computed.",
+            stats.prompt_tokens,
+            "Tokens of prompts, whether computed or found in the KV cache.",
         ),
         (
             "vllm:prompt_tokens_cached_total",
@@ -290,7 +290,7 @@ fn nim(page: &mut Page, reading: &Reading<'_>) {
     page.counter(
         "prompt_tokens_total",
         labels,
-        stats.tokens_prefilled,
+        stats.prompt_tokens,
         "As vllm:prompt_tokens_total.",
     );
     page.counter(
@@ -379,6 +379,11 @@ fn own(page: &mut Page, reading: &Reading<'_>) {
         + (stats.waiting + stats.running) as u64;
     for (name, value, help) in [
         (
+            "vlmd:prompt_tokens_computed_total",
+            stats.tokens_prefilled,
+            "Tokens of prompts that were computed, again where a request had to step back.",
+        ),
+        (
             "vlmd:answers_submitted_total",
             submitted,
             "Answers that the engine has taken on.",
@@ -401,7 +406,7 @@ fn own(page: &mut Page, reading: &Reading<'_>) {
         (
             "vlmd:requests_cancelled_total",
             stats.cancelled,
-            "Answers given up before the model ended them: clients gone, stop strings.",
+            "Answers given up before they ended: clients gone.",
         ),
         (
             "vlmd:requests_timed_out_total",

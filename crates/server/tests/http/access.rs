@@ -304,6 +304,18 @@ async fn usage_tells_where_time_went_and_what_was_found() {
     for field in ["queue_ms", "encode_ms", "prefill_ms", "decode_ms"] {
         assert!(timed["timings"][field].as_f64().unwrap() >= 0.0, "{field}");
     }
+    // An answer that its text ends is one like any other.
+    let stopped = json!({"stop": "c", "return_timings": true});
+    let stopped = usage(server.answer(&stopped).await);
+    assert!(stopped["timings"]["decode_ms"].as_f64().unwrap() >= 0.0);
+    assert_eq!(
+        stopped["prompt_tokens_details"],
+        json!({"cached_tokens": 0})
+    );
+    let stats = server.idle().await;
+    assert_eq!((stats.finished_stop, stats.cancelled), (1, 0));
+    let whole = server.engine().distributions().whole;
+    assert_eq!(whole.count(), 3);
     // Off unless the operator wants it: what is cached tells of others' prompts.
     let silent = TestServer::start().await;
     let answer = usage(silent.answer(&json!({})).await);
