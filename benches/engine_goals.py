@@ -151,8 +151,10 @@ class Bench:
         stamps = [[] for _ in range(self.options.running)]
 
         def stream(mine):
-            body = self.body(max_tokens=8000)
+            body = self.body(max_tokens=2000)
             connection, response = self.server.open("POST", "/v1/chat/completions", body)
+            if response.status != 200:
+                raise RuntimeError(f"{response.status}: {response.read(300)!r}")
             for line in response:
                 if b'"content"' in line:
                     mine.append(time.perf_counter())
@@ -164,6 +166,8 @@ class Bench:
         for thread in threads:
             thread.start()
         while min(len(mine) for mine in stamps) < 25:
+            if not all(thread.is_alive() for thread in threads):
+                raise SystemExit("a stream ended too early")
             time.sleep(0.05)
         begin = time.perf_counter()
         first = self.first_token([self.picture() for _ in range(4)])

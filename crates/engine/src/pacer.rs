@@ -23,9 +23,9 @@ const FIRST_UNITS: usize = 4;
 /// What a step may carry beside decodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Allowance {
-    /// Tokens of prompts.
+    /// Tokens of prompts; a plan has one in any case.
     pub(crate) tokens: usize,
-    /// Units of encoding.
+    /// Units of encoding; none where it is not the pictures' turn.
     pub(crate) units: usize,
 }
 
@@ -60,6 +60,8 @@ pub(crate) struct Pacer {
     token: Option<f64>,
     /// Of a unit of encoding.
     unit: Option<f64>,
+    /// Where a prompt and a picture wait, whether it is the picture's turn.
+    picture_is_next: bool,
 }
 
 impl Pacer {
@@ -70,11 +72,14 @@ impl Pacer {
             decode: vec![None; seats.saturating_add(1)],
             token: None,
             unit: None,
+            picture_is_next: false,
         }
     }
 
-    /// What the next step may carry. Whatever waits moves on by something.
-    pub(crate) fn allow(&self, waits: Waits) -> Allowance {
+    /// What the next step may carry. Whatever waits moves on by something, in this step or in the
+    /// next: prompts and pictures take turns, because a piece of an encoding may be all that there
+    /// is room for.
+    pub(crate) fn allow(&mut self, waits: Waits) -> Allowance {
         if waits.decodes == 0 {
             let units = match self.unit {
                 Some(unit) => quotient(ENCODE_ALONE, unit).max(1),
@@ -93,12 +98,25 @@ impl Pacer {
         }
         let decode = self.decode_of(waits.decodes);
         let slack = decode.map_or(0.0, |decode| decode * (self.stretch - 1.0));
-        let both = waits.prompt && waits.picture;
-        let slack = if both { slack / 2.0 } else { slack };
         let fits = |cost: Option<f64>| cost.map_or(0, |cost| quotient(slack, cost));
-        Allowance {
+        let allowance = Allowance {
             tokens: fits(self.token).max(LEAST_TOKENS),
             units: fits(self.unit).max(1),
+        };
+        if !(waits.prompt && waits.picture) {
+            return allowance;
+        }
+        self.picture_is_next = !self.picture_is_next;
+        if self.picture_is_next {
+            Allowance {
+                tokens: 0,
+                ..allowance
+            }
+        } else {
+            Allowance {
+                units: 0,
+                ..allowance
+            }
         }
     }
 
@@ -204,11 +222,11 @@ mod tests {
             picture: true,
             ..decoding(2)
         };
-        let allowance = Allowance {
-            tokens: 50,
-            units: 4,
-        };
-        assert_eq!(pacer.allow(both), allowance);
+        let turns = [0; 4].map(|_| {
+            let Allowance { tokens, units } = pacer.allow(both);
+            (tokens, units)
+        });
+        assert_eq!(turns, [(0, 8), (100, 0), (0, 8), (100, 0)], "in turns");
         let picture = Waits {
             prompt: false,
             ..both
@@ -230,7 +248,7 @@ mod tests {
 
     #[test]
     fn without_a_stretch_everything_is_allowed() {
-        let pacer = Pacer::new(f64::INFINITY, 2);
+        let mut pacer = Pacer::new(f64::INFINITY, 2);
         let Allowance { tokens, units } = pacer.allow(decoding(1));
         assert_eq!((tokens, units), (usize::MAX, usize::MAX));
     }

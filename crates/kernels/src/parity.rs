@@ -306,7 +306,7 @@ fn a_prompt_in_one_piece_in_chunks_and_token_by_token_gives_the_same_bits() {
 #[test]
 fn what_lies_in_pages_beyond_a_sequence_cannot_reach_it() {
     let mut noise = Noise::new(3);
-    let layout = Layout::scattered(&[(1, 40), (3, 7)], &mut noise);
+    let layout = Layout::scattered(&[(1, 40), (3, 7), (1, 5)], &mut noise);
     let mut k = vec![f32::NAN; layout.blocks * PAGE_TOKENS * 16];
     for (row, &kv) in layout.kv_len.iter().enumerate() {
         for position in 0..kv as usize {
@@ -316,10 +316,13 @@ fn what_lies_in_pages_beyond_a_sequence_cannot_reach_it() {
         }
     }
     let cache = Tensor::from_vec(k, (layout.blocks, PAGE_TOKENS, 2, 8), &Device::Cpu).unwrap();
-    let q = noise.tensor(&[4, 2, 8]);
-    let ragged = Ragged::new(layout.as_ragged(), &Device::Cpu).unwrap();
-    let out = crate::paged_attention(&q, (&cache).into(), (&cache).into(), &ragged, 1.).unwrap();
-    assert!(values(&out).iter().all(|x| x.is_finite()));
+    let q = noise.tensor(&[5, 2, 8]);
+    for make in [Ragged::new, Ragged::gathered] {
+        let ragged = make(layout.as_ragged(), &Device::Cpu).unwrap();
+        let pages = || Pages::from(&cache);
+        let out = crate::paged_attention(&q, pages(), pages(), &ragged, 1.).unwrap();
+        assert!(values(&out).iter().all(|x| x.is_finite()));
+    }
 }
 
 #[test]

@@ -24,6 +24,9 @@ struct Group {
     kv_len: usize,
     /// `[sequences, 1, 1, rows_each, kv_len]` of 0 and -inf, added to the scores.
     mask: Tensor,
+    /// `[sequences, kv_len, 1, 1]` of 1 where a sequence has a token and 0 beyond its end; `None`
+    /// where all are equally long.
+    inside: Option<Tensor>,
 }
 
 /// Index tensors and masks of a step, brought to the device once for all layers.
@@ -90,7 +93,21 @@ impl Group {
             rows_each,
             kv_len,
             mask: Tensor::from_vec(mask, (members.len(), 1, 1, rows_each, kv_len), device)?,
+            inside: inside(members, kv_len, device)?,
         })
+    }
+
+    /// What lies beyond the end of a sequence is somebody else's, or nobody's any more, and may be
+    /// no number: a weight of 0 would not keep it out. `gathered` is `[sequences, kv_len, ..]`.
+    fn own(&self, gathered: Tensor) -> Result<Tensor> {
+        let Some(inside) = &self.inside else {
+            return Ok(gathered);
+        };
+        let mut shape = inside.dims()[..2].to_vec();
+        shape.resize(gathered.rank(), 1);
+        let inside = inside.reshape(shape)?.broadcast_as(gathered.shape())?;
+        let nothing = gathered.zeros_like()?;
+        inside.contiguous()?.where_cond(&gathered, &nothing)
     }
 
     /// `[sequences, kv_len, kv_heads, head_dim]` of the pages, in the queries' dtype. Codes come
@@ -105,7 +122,7 @@ impl Group {
             .narrow(1, 0, self.kv_len)?;
         match pages.scales {
             Some(_) => data.affine(f64::from(CODE_OF_ZERO).recip(), -1.),
-            None => Ok(data),
+            None => self.own(data.contiguous()?),
         }
     }
 
@@ -121,6 +138,9 @@ impl Group {
         let scales = scales
             .reshape((self.sequences, columns * page, kv_heads))?
             .narrow(1, 0, self.kv_len)?
+            .contiguous()?;
+        let scales = self
+            .own(scales)?
             .transpose(1, 2)?
             .affine(f64::from(CODE_OF_ZERO), 0.)?
             .reshape((self.sequences, kv_heads, 1, 1, self.kv_len))?;
@@ -158,6 +178,19 @@ impl Group {
             .permute((0, 3, 1, 2, 4))?
             .reshape((n * rows, heads, head_dim))
     }
+}
+
+/// See [`Group::inside`].
+fn inside(members: &[&Sequence], kv_len: usize, device: &Device) -> Result<Option<Tensor>> {
+    if members.iter().all(|sequence| sequence.kv_len == kv_len) {
+        return Ok(None);
+    }
+    let mut inside = vec![0u8; members.len() * kv_len];
+    for (row, sequence) in inside.chunks_exact_mut(kv_len).zip(members) {
+        row[..sequence.kv_len].fill(1);
+    }
+    let shape = (members.len(), kv_len, 1, 1);
+    Tensor::from_vec(inside, shape, device).map(Some)
 }
 
 fn scores(q: &Tensor, k: &Tensor, scale: f32) -> Result<Tensor> {

@@ -218,7 +218,7 @@ impl Worker {
     }
 
     /// What the next step may carry beside decodes.
-    fn allowance(&self) -> Allowance {
+    fn allowance(&mut self) -> Allowance {
         let works: Vec<Work> = self.running.iter().map(Sequence::work).collect();
         let decodes = works
             .iter()
@@ -237,6 +237,9 @@ impl Worker {
 
     /// Gives the pictures of those that run a turn.
     fn encode(&mut self, units: usize) {
+        if units == 0 {
+            return;
+        }
         let turn = self.encoder.turn(&*self.model, &mut self.running, units);
         if turn.units > 0 {
             self.pacer.observe_encoding(turn.units, turn.took);
