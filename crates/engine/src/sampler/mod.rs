@@ -112,7 +112,8 @@ impl Sampler {
         top: usize,
         scratch: &mut Vec<u32>,
     ) -> Option<Logprobs> {
-        let numbers = !logits.iter().any(|l| l.is_nan() || *l == f32::INFINITY);
+        let highest = greatest(logits);
+        let numbers = !highest.is_nan() && highest != f32::INFINITY;
         (numbers && (token as usize) < logits.len())
             .then(|| logprobs::report(logits, token, top, scratch))
     }
@@ -161,10 +162,7 @@ impl Sampler {
         suppressed: &[u32],
         scratch: &mut Vec<u32>,
     ) -> Result<Choice, RequestError> {
-        if logits.iter().any(|l| l.is_nan() || *l == f32::INFINITY) {
-            return Err(RequestError::InvalidLogits);
-        }
-        if !logits.iter().any(|l| l.is_finite()) {
+        if !greatest(logits).is_finite() {
             return Err(RequestError::InvalidLogits);
         }
         let raw = self.sampling.logprobs.map(|top| (top, logits.to_vec()));
@@ -194,16 +192,39 @@ fn change(logits: &mut [f32], id: u32, new: impl FnOnce(f32) -> f32) {
     }
 }
 
-/// The first of the highest logits, if it is a number.
-fn first_highest(logits: &[f32]) -> Option<u32> {
-    let mut best: Option<(u32, f32)> = None;
-    for (id, &logit) in (0..).zip(logits) {
-        if best.is_none_or(|(_, highest)| logit > highest) {
-            best = Some((id, logit));
+/// The highest logit: NaN where there is one, negative infinity where there is none.
+fn greatest(logits: &[f32]) -> f32 {
+    // NaN compares with nothing: once taken, it stays.
+    let higher = |highest: f32, logit: f32| {
+        if logit > highest || logit.is_nan() {
+            logit
+        } else {
+            highest
+        }
+    };
+    // Lanes that know nothing of each other are what the compiler turns into vectors.
+    let (chunks, rest) = logits.as_chunks::<16>();
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    for chunk in chunks {
+        for (lane, &logit) in lanes.iter_mut().zip(chunk) {
+            *lane = higher(*lane, logit);
         }
     }
-    best.filter(|(_, logit)| logit.is_finite())
-        .map(|(id, _)| id)
+    let all = lanes.iter().chain(rest).copied();
+    all.fold(f32::NEG_INFINITY, higher)
+}
+
+/// The first of the highest logits, if it is a number.
+fn first_highest(logits: &[f32]) -> Option<u32> {
+    const STRIDE: usize = 256;
+    let highest = greatest(logits);
+    if !highest.is_finite() {
+        return None;
+    }
+    let has_it = |stride: &[f32]| stride.iter().fold(false, |has, &l| has | (l == highest));
+    let start = STRIDE * logits.chunks(STRIDE).position(has_it)?;
+    let within = logits[start..].iter().position(|&l| l == highest)?;
+    u32::try_from(start + within).ok()
 }
 
 /// Highest first, equal ones by id: a total order, so that no result depends on how it is
