@@ -7,6 +7,8 @@ use axum::extract::Request;
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use futures::StreamExt;
+use tokio::task::spawn_blocking;
+use vlmd_api::RequestError;
 
 use crate::ServerConfig;
 use crate::error::Refusal;
@@ -23,8 +25,25 @@ const LINGER_FACTOR: usize = 2;
 /// Most memory that is set aside for a body before any of it is there.
 const MAX_RESERVED: usize = 1 << 20;
 
-/// Reads the body of a JSON request.
-pub(crate) async fn read_json(request: Request, config: &ServerConfig) -> Result<Vec<u8>, Refusal> {
+/// Bodies from this size on are parsed on a blocking thread: it takes longer than an async worker
+/// may be held up.
+const PARSE_INLINE_BYTES: usize = 64 << 10;
+
+/// Reads the body of a JSON request, and what it says by `parse`.
+pub(crate) async fn read<T: Send + 'static>(
+    request: Request,
+    config: &ServerConfig,
+    parse: fn(&[u8]) -> Result<T, RequestError>,
+) -> Result<T, Refusal> {
+    let body = read_json(request, config).await?;
+    if body.len() < PARSE_INLINE_BYTES {
+        return Ok(parse(&body)?);
+    }
+    let parsed = spawn_blocking(move || parse(&body)).await;
+    Ok(parsed.map_err(|_| Refusal::Internal)??)
+}
+
+async fn read_json(request: Request, config: &ServerConfig) -> Result<Vec<u8>, Refusal> {
     let (parts, body) = request.into_parts();
     check_content_type(&parts.headers)?;
     let declared = declared_length(&parts.headers);

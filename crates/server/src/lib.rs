@@ -12,8 +12,10 @@
 //!    `prompt` has the model's processor make a prompt of it all, on the blocking threads.
 //!    `constraint` compiles the grammar that the answer must follow, if it must.
 //! 4. `generation` puts it into the engine's line, once per wanted answer.
-//! 5. `answer` turns events into text, `tool_calls` takes calls out of it; `sse` or
-//!    `routes::chat` sends it.
+//! 5. `answer` turns events into text, `tool_calls` takes calls out of it; `sse` sends it piece by
+//!    piece, or `whole` puts it together.
+//!
+//! `entrance` does 3 and 4, for every dialect.
 //!
 //! Everything that a request holds hangs on the future or the stream that hyper polls for it.
 //! When the client goes away hyper drops that, the engine's streams go with it, and the engine
@@ -27,6 +29,7 @@ mod bad_words;
 mod body;
 mod config;
 mod constraint;
+mod entrance;
 mod error;
 mod generation;
 mod html;
@@ -43,6 +46,7 @@ mod state;
 mod telemetry;
 mod tool_calls;
 mod trace_context;
+mod whole;
 
 pub use auth::ApiKeys;
 pub use config::ServerConfig;

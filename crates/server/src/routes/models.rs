@@ -5,7 +5,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use vlmd_api::{ErrorBody, Model, ModelList};
 
-use super::chat::models_unknown;
+use crate::entrance::check_name;
 use crate::error::Refusal;
 use crate::state::AppState;
 
@@ -49,9 +49,7 @@ pub(crate) async fn get_model(
     let model = state.model()?;
     // A name that is not UTF-8 is no name of a model.
     let name = name.map_or_else(|_| String::new(), |Path(name)| name);
-    if !model.names.contains(&name) {
-        return Err(models_unknown(model, &name));
-    }
+    check_name(model, &name)?;
     let since = state.slot().since();
     Ok(Json(Model::new(name, since, model.engine.max_model_len())))
 }
