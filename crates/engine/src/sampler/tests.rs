@@ -56,6 +56,20 @@ fn greedy_takes_the_first_of_equal_maxima() {
 }
 
 #[test]
+fn every_place_of_a_long_row_counts() {
+    for place in 0..600 {
+        let mut logits = [-1.0; 600];
+        logits[place] = 2.0;
+        assert_eq!(first(greedy(), &logits), Ok(place as u32));
+        for wrong in [f32::NAN, f32::INFINITY] {
+            logits[place] = wrong;
+            let outcome = first(greedy(), &logits);
+            assert_eq!(outcome, Err(RequestError::InvalidLogits), "{place}");
+        }
+    }
+}
+
+#[test]
 fn logits_that_are_no_numbers_fail_the_request() {
     let nan = [0.0, f32::NAN, 1.0];
     let infinite = [0.0, f32::INFINITY, 1.0];
