@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The official OpenAI clients against the real binary.
+# The official OpenAI clients and what is built on them, against the real binary.
 #
 # usage: tests/clients/run.sh VLMD_BINARY [PICTURE.png]
 #
@@ -15,7 +15,7 @@ mkdir -p "$work"
 
 [ -x "$work/venv/bin/python" ] || python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet --disable-pip-version-check -r tests/clients/requirements.txt
-cp tests/clients/package.json tests/clients/openai_node.mjs tests/clients/tools_node.mjs "$work/"
+cp tests/clients/package.json tests/clients/*.mjs "$work/"
 npm install --prefix "$work" --no-audit --no-fund --no-package-lock --loglevel=error
 
 cleanup() { kill "${server:-}" "${tools:-}" "${files:-}" 2>/dev/null || true; }
@@ -45,6 +45,8 @@ picture_url="http://127.0.0.1:$(cat "$work/files.port")/$(basename "$picture")"
 base_url=$(url server)
 "$work/venv/bin/python" tests/clients/openai_python.py "$base_url" "$picture" "$picture_url"
 (cd "$work" && node openai_node.mjs "$base_url" "$picture" "$picture_url")
+"$work/venv/bin/python" tests/clients/litellm_python.py "$base_url" "$picture" "$picture_url"
 tools_url=$(url tools)
 "$work/venv/bin/python" tests/clients/tools_python.py "$tools_url"
 (cd "$work" && node tools_node.mjs "$tools_url")
+(cd "$work" && node ai_node.mjs "$base_url" "$picture" "$tools_url")
