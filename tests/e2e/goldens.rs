@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::{Server, golden_checkpoint, png, project};
 
 /// Below this distance between the two best logits the reference's own choice is a coin toss.
-const CLEAR_GAP: f64 = 1e-3;
+pub(crate) const CLEAR_GAP: f64 = 1e-3;
 
 /// The committed goldens and those that `VLMD_GOLDENS` names, separated by colons.
 fn goldens() -> Vec<PathBuf> {

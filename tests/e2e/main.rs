@@ -7,9 +7,17 @@
 //! `unwrap` in their helpers.
 
 #[cfg(test)]
+mod assets;
+#[cfg(test)]
+mod attacks;
+#[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod caches;
+#[cfg(test)]
+mod dialects;
 #[cfg(test)]
 mod embedded;
 #[cfg(test)]
@@ -19,11 +27,19 @@ mod hub;
 #[cfg(test)]
 mod kosmos2;
 #[cfg(test)]
+mod legacy;
+#[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
 mod mllama;
 #[cfg(test)]
+mod nim_environment;
+#[cfg(test)]
 mod pictures;
+#[cfg(test)]
+mod published;
+#[cfg(test)]
+mod routes;
 #[cfg(test)]
 mod streams;
 #[cfg(test)]

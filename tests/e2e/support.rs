@@ -30,8 +30,14 @@ pub(crate) fn golden_checkpoint() -> PathBuf {
 /// `vlmd` with nothing of this environment's settings.
 pub(crate) fn vlmd() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vlmd"));
+    clean(&mut command);
+    command
+}
+
+/// Takes this environment's settings away.
+pub(crate) fn clean(command: &mut Command) {
     for (name, _) in std::env::vars() {
-        if ["VLMD_", "HF_", "OTEL_"]
+        if ["VLMD_", "NIM_", "HF_", "OTEL_"]
             .iter()
             .any(|p| name.starts_with(p))
             || name == "RUST_LOG"
@@ -39,7 +45,6 @@ pub(crate) fn vlmd() -> Command {
             command.env_remove(name);
         }
     }
-    command
 }
 
 /// A running server, ended when dropped.
@@ -213,22 +218,39 @@ pub(crate) async fn serve_bytes(
         while let Ok((mut socket, _)) = listener.accept().await {
             let answer = answer.clone();
             tokio::spawn(async move {
-                let mut head = Vec::new();
+                let mut request = Vec::new();
                 let mut buffer = [0; 1024];
-                while !head.ends_with(b"\r\n\r\n") {
+                // Bodies are read, too: a socket that is closed before would lose the answer.
+                while !is_whole(&request) {
                     match socket.read(&mut buffer).await {
-                        Ok(read) if read > 0 => head.extend_from_slice(&buffer[..read]),
+                        Ok(read) if read > 0 => request.extend_from_slice(&buffer[..read]),
                         _ => return,
                     }
                 }
-                let head = String::from_utf8_lossy(&head);
+                let request = String::from_utf8_lossy(&request);
+                let (head, _) = request.split_once("\r\n\r\n").unwrap_or_default();
                 let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
-                socket.write_all(&answer(&path, &head)).await.ok();
+                socket.write_all(&answer(&path, head)).await.ok();
                 socket.shutdown().await.ok();
             });
         }
     });
     address
+}
+
+/// Whether a request is there with all of its body.
+fn is_whole(request: &[u8]) -> bool {
+    const END: &[u8] = b"\r\n\r\n";
+    let Some(end) = request.windows(END.len()).position(|bytes| bytes == END) else {
+        return false;
+    };
+    let head = String::from_utf8_lossy(&request[..end]).to_lowercase();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length:"))
+        .and_then(|length| length.trim().parse().ok())
+        .unwrap_or(0);
+    request.len() >= end + END.len() + length
 }
 
 /// An HTTP/1.1 answer with its length.

@@ -21,6 +21,9 @@ use crate::message::Role;
 use crate::reader::{Fields, out_of_range, show, wrong_type};
 use crate::{ImagePart, RequestError};
 
+/// Most parts of a message.
+pub const MAX_PARTS: usize = 1024;
+
 /// Part types that other servers know and this one does not.
 const FOREIGN_PARTS: [&str; 10] = [
     "video_url",
@@ -72,6 +75,11 @@ impl MessageContent {
                 field,
                 bound: "a string or at least one part".into(),
                 value: "an empty array".into(),
+            }),
+            Some(Value::Array(parts)) if parts.len() > MAX_PARTS => Err(RequestError::Value {
+                field,
+                bound: format!("at most {MAX_PARTS} parts"),
+                value: parts.len().to_string(),
             }),
             Some(Value::Array(parts)) => parts
                 .into_iter()
@@ -313,6 +321,85 @@ mod tests {
         }
         let (_, message) = refused(part(json!({"type": "hologram"})));
         assert!(message.contains("\"hologram\""), "{message}");
+    }
+
+    /// What a browser might take for the address of a picture, and a server must not.
+    #[test]
+    fn no_spelling_of_a_remote_address_in_text_becomes_a_picture() {
+        for tag in [
+            "<img src=\"http://h/x\">",
+            "<img src='https://h/x' />",
+            "<img src=http://h/x>",
+            "<IMG SRC = \"HTTP://h/x\">",
+            "<ImG alt=\"data:x\" sRc='hTtPs://h/x'>",
+            "<img\n\tsrc=\" http://h/x \">",
+            "<img src=\"http://h/x\" src=\"data:image/png;base64,AA\">",
+        ] {
+            let (param, message) = refused(json!(format!("What? {tag}")));
+            assert_eq!(param, "messages[2].content", "{tag}");
+            assert!(
+                message.contains("never fetched from text"),
+                "{tag}: {message}"
+            );
+        }
+        for tag in [
+            "<img src=\"&#104;ttp://h/x\">",
+            "<img src=\"http&colon;//h/x\">",
+            "<img src=\"data&#58;image/png;base64,AA\">",
+            "<img src=\"//h/x\">",
+            "<img src=\"/x\">",
+            "<img src=\"ht\ntp://h/x\">",
+            "<img src=\"\u{1}http://h/x\">",
+            "<img src=\"%68ttp://h/x\">",
+            "<img src=\"ftp://h/x\">",
+            "<img src=\"file:///etc/passwd\">",
+            "<img srcset=\"http://h/x 2x\">",
+            "<img data-src=\"http://h/x\">",
+            "<img/src=\"http://h/x\">",
+            "< img src=\"http://h/x\">",
+            "&lt;img src=\"http://h/x\"&gt;",
+            "<picture><source src=\"http://h/x\"></picture>",
+            "<svg><image href=\"http://h/x\"/></svg>",
+            "<iframe src=\"http://h/x\"></iframe>",
+            "![x](http://h/x)",
+            "<img src=\"http://h/x",
+        ] {
+            let text = format!("What? {tag}");
+            let content = read(json!(text)).unwrap();
+            assert_eq!(content, MessageContent::Text(text), "{tag}");
+        }
+        // In a part, everything is text.
+        for tag in [
+            "<img src=\"http://h/x\">",
+            "<img src='data:image/png;base64,AA'>",
+        ] {
+            let content = read(json!([{"type": "text", "text": tag}])).unwrap();
+            assert_eq!(content.images().count(), 0, "{tag}");
+            assert!(matches!(content, MessageContent::Parts(parts)
+                if parts == [ContentPart::Text { text: tag.into() }]));
+        }
+    }
+
+    #[test]
+    fn assets_are_named_in_every_spelling() {
+        let url = "data:image/png;asset_id,a6c1a4f4-0a8e-4b0d-9a39-0c4a3ff0a111";
+        for content in [
+            json!([{"type": "image_url", "image_url": {"url": url}}]),
+            json!([{"type": "image_url", "image_url": url}]),
+            json!(format!("What? <img src=\"{url}\" />")),
+            json!(format!("<img src={url}> What?")),
+        ] {
+            let content = read(content).unwrap();
+            let images: Vec<_> = content.images().collect();
+            assert_eq!(images.len(), 1);
+            assert_eq!(images[0].image_url.as_ref().unwrap().url, url);
+        }
+        let (param, message) = refused(json!("<img src='data:image/png;asset_id,../x'/>"));
+        assert_eq!(param, "messages[2].content");
+        assert!(
+            message.contains("UUID") && message.contains("../x"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::FieldNames;
+
 /// Why a request body is refused, before any model is asked.
 ///
 /// Each message names the field in backticks, what it must be, and what it was.
@@ -78,6 +80,19 @@ impl RequestError {
         }
     }
 
+    /// The same error where the fields have the names of another dialect.
+    pub(crate) fn renamed(mut self, names: &FieldNames) -> Self {
+        match &mut self {
+            Self::Syntax(_) => {}
+            Self::Missing { field }
+            | Self::Type { field, .. }
+            | Self::Value { field, .. }
+            | Self::Unsupported { field, .. }
+            | Self::Conflict { field, .. } => *field = names.of(field),
+        }
+        self
+    }
+
     /// The envelope's `code`.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -121,6 +136,8 @@ pub enum ErrorType {
     InvalidRequestError,
     /// The API key is missing or wrong.
     AuthenticationError,
+    /// The API key's limits are used up; see `Retry-After`.
+    RateLimitError,
     /// There is no such model or route.
     NotFoundError,
     /// The server cannot take the request at the moment; the same request may succeed later.

@@ -9,16 +9,27 @@
 //! The last group is listed in [`UNSUPPORTED`].
 
 mod agent_hints;
+pub mod anthropic;
+mod assets;
 mod beams;
+mod completion;
+mod completion_answer;
 mod content;
+mod dialect;
 mod error;
+mod hosted;
 mod informational;
+mod inspection;
+mod invocation;
 mod markup;
 mod message;
 mod picture;
 mod reader;
 mod request;
 mod response;
+pub mod responses;
+mod served;
+mod structure;
 mod structured;
 mod tools;
 mod unsupported;
@@ -26,15 +37,34 @@ mod validate;
 mod vocabulary;
 
 pub use agent_hints::AgentHints;
-pub use content::{ContentPart, MessageContent};
+pub use assets::{
+    AssetBody, AssetCreated, AssetId, AssetInfo, AssetList, CreateAsset, MAX_ASSET_DESCRIPTION,
+    asset_in,
+};
+pub use completion::{
+    CHAT_FIELDS, CompletionRequest, DEFAULT_MAX_TOKENS, MAX_COMPLETIONS, MAX_PROMPTS, TextPrompt,
+};
+pub use completion_answer::{
+    TextChoice, TextChunk, TextChunkChoice, TextCompletion, TextLogprobs, text_completion_id,
+};
+pub use content::{ContentPart, MAX_PARTS, MessageContent};
+pub use dialect::{FieldNames, Translated};
 pub use error::{
     ErrorBody, ErrorDetail, ErrorType, RequestError, StreamErrorBody, StreamErrorDetail,
 };
+pub use hosted::{
+    HostedChoice, HostedChunk, HostedChunkChoice, HostedCompletion, HostedMessage, HostedRequest,
+};
 pub use informational::{Health, Model, ModelList, ModelPermission, Version};
+pub use inspection::{
+    DetokenizeRequest, Detokenized, Images, MultiModalFeatures, PlaceholderRange, RenderedPrompt,
+    TokenizeInput, TokenizeRequest, Tokenized,
+};
+pub use invocation::Invocation;
 pub use message::{Message, Role};
 pub use picture::{ImageDetail, ImagePart, ImageUrl, MAX_UUID_BYTES};
 pub use request::{
-    ChatRequest, MAX_CHOICES, MAX_LOGIT_BIAS, MAX_NO_REPEAT_NGRAM, MAX_STOP_BYTES,
+    ChatRequest, MAX_CHOICES, MAX_LOGIT_BIAS, MAX_MESSAGES, MAX_NO_REPEAT_NGRAM, MAX_STOP_BYTES,
     MAX_STOP_TOKEN_IDS, MAX_STOPS, MAX_TOP_LOGPROBS, NvExt, StopSequences, StreamOptions,
 };
 pub use response::{
@@ -42,6 +72,8 @@ pub use response::{
     FinishReason, Null, PromptLogprob, PromptTokensDetails, StopReason, Timings, TokenLogprob,
     TopLogprob, Usage, completion_id,
 };
+pub use served::{EngineVersion, License, LicenseInfo, Manifest, Metadata, ModelInfo};
+pub use structure::{MAX_JSON_DEPTH, MAX_JSON_VALUES, check_structure};
 pub use structured::{
     Constraint, ConstraintKind, JsonSchemaFormat, ResponseFormat, StructuredOutputs,
 };
@@ -50,5 +82,5 @@ pub use tools::{
     NamedFunction, NamedTool, PastCall, PastFunction, Tool, ToolCall, ToolCallDelta, ToolChoice,
     ToolMode, tool_call_id,
 };
-pub use unsupported::{UNSUPPORTED, Unsupported};
+pub use unsupported::{UNSUPPORTED, UNSUPPORTED_IN_COMPLETIONS, Unsupported};
 pub use vocabulary::{MAX_ALLOWED_TOKEN_IDS, MAX_BAD_WORD_BYTES, MAX_BAD_WORDS};

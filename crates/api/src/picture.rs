@@ -8,8 +8,9 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::reader::{Fields, out_of_range, show};
-use crate::{RequestError, markup, unsupported};
+use crate::assets::{AssetId, asset_in};
+use crate::reader::{Fields, out_of_range};
+use crate::{RequestError, markup};
 
 /// Longest `uuid` of a picture in bytes; any text will do.
 pub const MAX_UUID_BYTES: usize = 256;
@@ -37,7 +38,8 @@ pub struct ImagePart {
 /// Where a picture is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ImageUrl {
-    /// A `data:` URI (base64 or percent-encoded), or an `http(s):` URL.
+    /// A `data:` URI (base64 or percent-encoded), an `http(s):` URL, or the reference to an asset
+    /// (`data:image/png;asset_id,<id>`).
     pub url: String,
     /// A hint of OpenAI's; every model here chooses its own resolution.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -104,12 +106,9 @@ impl ImageUrl {
                 value: "an empty string".into(),
             });
         }
-        if unsupported::is_asset_reference(&url) {
-            return Err(RequestError::Unsupported {
-                field: field.to_owned(),
-                neutral: "a `data:` URI that holds the picture itself",
-                value: show(&Value::from(url)),
-            });
+        if asset_in(&url).is_some_and(|id| AssetId::parse(id).is_none()) {
+            let bound = "`data:<type>;asset_id,<id>` with the id of an asset, which is a UUID";
+            return Err(out_of_range(field, bound, &Value::from(url)));
         }
         Ok(Self { url, detail })
     }

@@ -67,6 +67,11 @@ impl Fields {
         }
     }
 
+    /// Path of this object.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Path of the field `name` of this object.
     pub(crate) fn at(&self, name: &str) -> String {
         if self.path.is_empty() {
@@ -156,12 +161,14 @@ pub(crate) fn number(field: &str, value: &Value, bounds: Bounds) -> Result<f32, 
     let number = value
         .as_f64()
         .ok_or_else(|| wrong_type(field.to_owned(), "a number", value))?;
-    // Doubles that are tiny but not 0 could become 0 here, and leave an open interval.
+    if !bounds.contain(number) {
+        return Err(out_of_range(field, bounds.to_string(), value));
+    }
+    // Doubles that are tiny but not 0 would become 0 here, and leave an open interval.
     let narrow = number as f32;
-    if bounds.contain(number) && bounds.contain(f64::from(narrow)) {
-        Ok(narrow)
-    } else {
-        Err(out_of_range(field, bounds.to_string(), value))
+    match bounds {
+        Bounds::Above(min, _) if f64::from(narrow) <= min => Ok(narrow.next_up()),
+        _ => Ok(narrow),
     }
 }
 
@@ -270,12 +277,11 @@ mod tests {
 
     #[test]
     fn open_bounds_hold_after_narrowing() {
-        let error = read(json!(1e-60))
-            .number("x", Bounds::Above(0.0, 1.0))
-            .unwrap_err();
+        let above = |value| read(value).number("x", Bounds::Above(0.0, 1.0));
+        assert_eq!(above(json!(1e-60)).unwrap(), Some(f32::from_bits(1)));
         assert_eq!(
-            error.to_string(),
-            "`nvext.x` must be greater than 0 and at most 1, got 1e-60"
+            above(json!(-1e-60)).unwrap_err().to_string(),
+            "`nvext.x` must be greater than 0 and at most 1, got -1e-60"
         );
     }
 

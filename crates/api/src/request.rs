@@ -15,6 +15,8 @@ use crate::{Message, RequestError, Tool, ToolChoice, ToolMode, validate, vocabul
 
 /// Most answers to one request. NIM documents 128; each takes a place in the batch.
 pub const MAX_CHOICES: u32 = 16;
+/// Most messages of a conversation.
+pub const MAX_MESSAGES: usize = 4096;
 /// Most stop strings. OpenAI allows 4, vLLM sets no bound.
 pub const MAX_STOPS: usize = 16;
 /// Longest stop string in bytes. That much of an answer may be held back.
@@ -293,14 +295,26 @@ impl ChatRequest {
     /// # Errors
     /// See [`Self::from_slice`].
     pub fn from_value(value: Value) -> Result<Self, RequestError> {
-        let mut fields = Fields::new(value, String::new())?;
+        Self::read(Fields::new(value, String::new())?, |fields| {
+            let model = fields.string("model")?;
+            Ok((
+                model.ok_or_else(|| fields.missing("model"))?,
+                read_messages(fields)?,
+            ))
+        })
+    }
+
+    /// Reads and checks a body of which `about` takes the model's name and the conversation.
+    pub(crate) fn read(
+        mut fields: Fields,
+        about: impl FnOnce(&mut Fields) -> Result<(String, Vec<Message>), RequestError>,
+    ) -> Result<Self, RequestError> {
         let guided = Guided::read(&mut fields)?;
         let about_tools = ToolFields::read(&mut fields)?;
+        let (model, messages) = about(&mut fields)?;
         let request = Self {
-            model: fields
-                .string("model")?
-                .ok_or_else(|| fields.missing("model"))?,
-            messages: read_messages(&mut fields)?,
+            model,
+            messages,
             max_tokens: fields.integer("max_tokens", 1..=MAX_COUNT)?,
             max_completion_tokens: fields.integer("max_completion_tokens", 1..=MAX_COUNT)?,
             min_tokens: fields.integer("min_tokens", 0..=MAX_COUNT)?,
@@ -335,7 +349,7 @@ impl ChatRequest {
             return_timings: fields.boolean("return_timings")?,
             stream: fields.boolean("stream")?,
             stream_options: StreamOptions::read(&mut fields)?,
-            cache_salt: fields.string("cache_salt")?,
+            cache_salt: validate::cache_salt(&mut fields)?,
             tools: about_tools.tools,
             tool_choice: about_tools.choice,
             parallel_tool_calls: about_tools.parallel,
@@ -519,7 +533,7 @@ fn read_grounded(fields: &mut Fields) -> Result<Option<bool>, RequestError> {
     Ok(newer.or(older))
 }
 
-fn read_messages(fields: &mut Fields) -> Result<Vec<Message>, RequestError> {
+pub(crate) fn read_messages(fields: &mut Fields) -> Result<Vec<Message>, RequestError> {
     let messages = fields
         .array("messages")?
         .ok_or_else(|| fields.missing("messages"))?;
@@ -530,6 +544,7 @@ fn read_messages(fields: &mut Fields) -> Result<Vec<Message>, RequestError> {
             value: "an empty array".into(),
         });
     }
+    at_most("messages", "messages", MAX_MESSAGES, messages.len())?;
     messages
         .into_iter()
         .enumerate()

@@ -208,6 +208,39 @@ impl Usage {
             timings: None,
         }
     }
+
+    /// Of two prompts that one request asks about.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let details = (self.prompt_tokens_details, other.prompt_tokens_details);
+        let slower = |(a, b): (Timings, Timings)| if a.total() < b.total() { b } else { a };
+        Self {
+            prompt_tokens_details: match details {
+                (Some(a), Some(b)) => Some(PromptTokensDetails {
+                    cached_tokens: a.cached_tokens.saturating_add(b.cached_tokens),
+                }),
+                (a, b) => a.or(b),
+            },
+            timings: self
+                .timings
+                .zip(other.timings)
+                .map(slower)
+                .or(self.timings)
+                .or(other.timings),
+            ..Self::new(
+                self.prompt_tokens.saturating_add(other.prompt_tokens),
+                self.completion_tokens
+                    .saturating_add(other.completion_tokens),
+            )
+        }
+    }
+}
+
+impl Timings {
+    /// From submission to the end.
+    fn total(&self) -> f64 {
+        self.queue_ms + self.prefill_ms + self.decode_ms
+    }
 }
 
 /// Log probabilities of an answer, or of a piece of it.
@@ -449,6 +482,24 @@ mod tests {
                 json!({"index": 0, "delta": expected, "logprobs": null, "finish_reason": null})
             );
         }
+    }
+
+    #[test]
+    fn usage_of_several_prompts_is_their_sum() {
+        let usage = |prompt, completion, cached, queue_ms| Usage {
+            prompt_tokens_details: Some(PromptTokensDetails {
+                cached_tokens: cached,
+            }),
+            timings: Some(Timings {
+                queue_ms,
+                ..Timings::default()
+            }),
+            ..Usage::new(prompt, completion)
+        };
+        let sum = usage(3, 2, 1, 4.0).and(usage(5, 1, 2, 9.0));
+        assert_eq!(sum, usage(8, 3, 3, 9.0));
+        let plain = Usage::new(3, 2).and(Usage::new(5, 1));
+        assert_eq!(plain, Usage::new(8, 3));
     }
 
     #[test]

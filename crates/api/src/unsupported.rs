@@ -6,7 +6,6 @@
 use serde_json::Value;
 
 use crate::RequestError;
-use crate::markup::starts_with;
 use crate::reader::{Fields, show};
 
 /// A field that is accepted only with a value that changes nothing. `null` always passes.
@@ -19,7 +18,7 @@ pub struct Unsupported {
     is_neutral: fn(&Value) -> bool,
 }
 
-const fn field(
+pub(crate) const fn field(
     name: &'static str,
     neutral: &'static str,
     is_neutral: fn(&Value) -> bool,
@@ -35,7 +34,7 @@ pub(crate) const fn null_only(name: &'static str) -> Unsupported {
     field(name, "null", |_| false)
 }
 
-const fn empty(name: &'static str) -> Unsupported {
+pub(crate) const fn empty(name: &'static str) -> Unsupported {
     field(name, "an empty value", is_empty)
 }
 
@@ -73,6 +72,10 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     null_only("web_search_options"),
 ];
 
+/// Fields of a text completion, beside [`UNSUPPORTED`].
+pub const UNSUPPORTED_IN_COMPLETIONS: &[Unsupported] =
+    &[null_only("prompt_embeds"), empty("suffix")];
+
 /// Fields of a message.
 pub(crate) const MESSAGE_FIELDS: &[Unsupported] = &[null_only("audio"), null_only("function_call")];
 
@@ -109,15 +112,6 @@ pub(crate) fn check(fields: &Fields, table: &[Unsupported]) -> Result<(), Reques
         }
     }
     Ok(())
-}
-
-/// Whether a URL refers to a picture that was uploaded beforehand
-/// (`data:image/png;asset_id,<uuid>`), which only NVIDIA's hosted endpoint can resolve.
-pub(crate) fn is_asset_reference(url: &str) -> bool {
-    starts_with(url, "data:")
-        && url
-            .split_once(',')
-            .is_some_and(|(head, _)| head.to_ascii_lowercase().contains(";asset_id"))
 }
 
 #[cfg(test)]

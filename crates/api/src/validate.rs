@@ -75,6 +75,21 @@ pub(crate) fn inert_fields(fields: &mut Fields) -> Result<(), RequestError> {
     Ok(())
 }
 
+/// Longest `cache_salt` in bytes.
+pub(crate) const MAX_CACHE_SALT_BYTES: usize = 256;
+
+/// Reads `cache_salt`.
+pub(crate) fn cache_salt(fields: &mut Fields) -> Result<Option<String>, RequestError> {
+    match fields.string("cache_salt")? {
+        Some(salt) if salt.len() > MAX_CACHE_SALT_BYTES => Err(RequestError::Value {
+            field: fields.at("cache_salt"),
+            bound: format!("a string of at most {MAX_CACHE_SALT_BYTES} bytes"),
+            value: format!("{} bytes", salt.len()),
+        }),
+        salt => Ok(salt),
+    }
+}
+
 /// Reads `chat_template_kwargs`.
 pub(crate) fn template_kwargs(fields: &mut Fields) -> Result<Map<String, Value>, RequestError> {
     let kwargs = fields.object("chat_template_kwargs")?.unwrap_or_default();

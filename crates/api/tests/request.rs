@@ -32,6 +32,13 @@ fn a_minimal_request_has_the_documented_defaults() {
 }
 
 #[test]
+fn what_is_above_zero_stays_above_it() {
+    let request = read(json!({"top_p": 5e-324, "temperature": 5e-324})).unwrap();
+    assert!(request.top_p.is_some_and(|value| value > 0.0));
+    assert_eq!(request.temperature, Some(0.0));
+}
+
+#[test]
 fn null_is_the_same_as_absent_for_every_optional_field() {
     let schema = serde_json::to_value(ChatRequest::schema()).unwrap();
     let names = schema["properties"].as_object().unwrap().keys().cloned();

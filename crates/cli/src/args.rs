@@ -1,15 +1,21 @@
 //! What the command line says, before anything is resolved.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use vlmd_bench::BenchArgs;
 use vlmd_engine::{EngineConfig, Speculation};
 use vlmd_media::{AllowHost, constants};
-use vlmd_server::ServerConfig;
+use vlmd_server::{RootPath, ServerConfig};
 
+use crate::access_args::AccessArgs;
+use crate::asset_args::AssetArgs;
 use crate::kv_choice::KvChoice;
+use crate::response_args::ResponseArgs;
+use crate::settings::DeploymentArgs;
 
 /// Self-hosted inference server for vision-language models.
 ///
@@ -27,6 +33,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve a model over HTTP (the default command)
     Serve(Box<ServeArgs>),
+    /// Measure an OpenAI-compatible endpoint, or two of them side by side
+    Bench(Box<BenchArgs>),
     /// List the models of the catalog
     Models,
     /// Fetch a model into the Hugging Face cache
@@ -40,6 +48,9 @@ pub(crate) struct DownloadArgs {
     /// Branch, tag or commit; the catalog's own where it pins one, else `main`
     #[arg(long, env = "VLMD_REVISION")]
     pub(crate) revision: Option<String>,
+    /// Cache of models as NIM containers keep it, in place of Hugging Face's own
+    #[arg(long, env = "VLMD_CACHE_PATH", value_name = "DIR")]
+    pub(crate) cache_path: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -70,6 +81,16 @@ pub(crate) struct ServeArgs {
     /// Port to listen on; 0 takes a free one
     #[arg(long, env = "VLMD_PORT", default_value_t = 8000)]
     pub(crate) port: u16,
+    /// Path under which all routes answer as well, such as /models/vision, for proxies that pass
+    /// it on
+    #[arg(
+        long,
+        env = "VLMD_ROOT_PATH",
+        default_value = "",
+        hide_default_value = true,
+        value_name = "PATH"
+    )]
+    pub(crate) root_path: RootPath,
     /// Keys that clients must present as `Authorization: Bearer`; none leaves the server open
     #[arg(
         long,
@@ -79,6 +100,8 @@ pub(crate) struct ServeArgs {
         value_name = "KEY,..."
     )]
     pub(crate) api_key: Vec<String>,
+    #[command(flatten)]
+    pub(crate) access: AccessArgs,
     /// Bytes of a request body
     #[arg(long, env = "VLMD_MAX_BODY_BYTES", default_value_t = ServerConfig::DEFAULT_MAX_BODY_BYTES)]
     pub(crate) max_body_bytes: usize,
@@ -162,6 +185,15 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) media: MediaArgs,
 
+    #[command(flatten)]
+    pub(crate) deployment: DeploymentArgs,
+
+    #[command(flatten)]
+    pub(crate) assets: AssetArgs,
+
+    #[command(flatten)]
+    pub(crate) responses: ResponseArgs,
+
     /// Least level of what is logged
     #[arg(long, env = "VLMD_LOG_LEVEL", value_enum, default_value_t)]
     pub(crate) log_level: LogLevel,
@@ -226,7 +258,7 @@ impl EngineArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct MediaArgs {
-    /// Pictures in one request
+    /// Pictures in one request; by default what the catalog says of the model, or 5
     #[arg(long, env = "VLMD_MAX_IMAGES", default_value_t = 5)]
     pub(crate) max_images: usize,
     /// Bytes of one picture as sent or fetched
@@ -262,6 +294,9 @@ pub(crate) struct MediaArgs {
     /// Pictures fetched at a time, over all requests
     #[arg(long, env = "VLMD_MEDIA_FETCH_CONCURRENCY", default_value_t = constants::FETCH_CONCURRENCY, value_parser = positive)]
     pub(crate) media_fetch_concurrency: usize,
+    /// Pictures fetched at a time from one host
+    #[arg(long, env = "VLMD_MEDIA_FETCH_CONCURRENCY_PER_HOST", default_value_t = constants::FETCH_CONCURRENCY_PER_HOST, value_parser = positive)]
+    pub(crate) media_fetch_concurrency_per_host: usize,
     /// Pictures decoded at a time; by default one per core, and no more than 8
     #[arg(long, env = "VLMD_MEDIA_DECODE_CONCURRENCY", value_parser = positive)]
     pub(crate) media_decode_concurrency: Option<usize>,
@@ -273,6 +308,9 @@ pub(crate) struct MediaArgs {
         value_name = "HOST,..."
     )]
     pub(crate) allow_media_host: Vec<AllowHost>,
+    /// Fetch no pictures: they must come within requests
+    #[arg(long, env = "VLMD_NO_MEDIA_URLS")]
+    pub(crate) no_media_urls: bool,
 }
 
 /// `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -383,7 +421,7 @@ impl FromStr for ByteSize {
     }
 }
 
-fn positive(text: &str) -> Result<usize, String> {
+pub(crate) fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("expected a whole number of at least 1".to_owned()),
         Ok(number) => Ok(number),
@@ -397,7 +435,7 @@ fn stretch(text: &str) -> Result<f64, String> {
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "expected seconds".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|_| "expected seconds of at least 0".to_owned())
 }

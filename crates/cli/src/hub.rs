@@ -86,12 +86,18 @@ pub(crate) fn is_whole(folder: &Path) -> bool {
     exists(CONFIG_FILE) && weights.iter().any(whole)
 }
 
-/// Fetches what is missing of `source` and gives its folder in the cache.
+/// The part of a NIM container's cache at `root` that is one of this layout.
+pub(crate) fn within(root: &Path) -> Cache {
+    Cache::new(root.join("huggingface/hub"))
+}
+
+/// Fetches what is missing of `source` and gives its folder in `cache`.
 ///
-/// `HF_HOME` places the cache, `HF_ENDPOINT` the hub, `HF_TOKEN` (or the token file of the
+/// `HF_HOME` places the tools' own cache, `HF_ENDPOINT` the hub, `HF_TOKEN` (or the token file of the
 /// Hugging Face tools) opens gated repositories.
-pub(crate) fn download(source: &Source) -> Result<PathBuf> {
+pub(crate) fn download(source: &Source, cache: &Cache) -> Result<PathBuf> {
     let mut builder = ApiBuilder::from_env()
+        .with_cache_dir(cache.path().clone())
         .with_retries(RETRIES)
         .with_user_agent("vlmd", env!("CARGO_PKG_VERSION"));
     if let Ok(token) = std::env::var("HF_TOKEN")
@@ -125,7 +131,7 @@ pub(crate) fn download(source: &Source) -> Result<PathBuf> {
     if !files.iter().any(|name| name == CONFIG_FILE) {
         bail!("`{}` holds no {CONFIG_FILE}", source.repo);
     }
-    let cache = Cache::from_env().repo(source.at(&source.revision));
+    let cache = cache.repo(source.at(&source.revision));
     let folder = cache.pointer_path(&listing.sha);
     for name in &files {
         if !folder.join(name).exists() {

@@ -8,6 +8,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
 use crate::args::{LogFormat, LogLevel};
+use crate::settings::Tracing;
 
 /// A consumer of spans and events.
 pub(crate) type Sink = Box<dyn Layer<Registry> + Send + Sync>;
@@ -25,21 +26,29 @@ pub(crate) struct Logging {
 ///
 /// `RUST_LOG`, where it is set and valid, takes precedence: it can tell modules apart. Traces have
 /// their own filter.
-pub(crate) fn init(level: LogLevel, format: LogFormat, runtime: &Handle) -> Logging {
+pub(crate) fn init(
+    level: LogLevel,
+    format: LogFormat,
+    tracing: Tracing,
+    runtime: &Handle,
+) -> Logging {
     let sinks = vec![lines(level, format)];
     #[cfg(feature = "otlp")]
-    return with_traces(sinks, runtime);
+    return with_traces(sinks, tracing, runtime);
     #[cfg(not(feature = "otlp"))]
     {
         let _ = runtime;
         tracing_subscriber::registry().with(sinks).init();
+        if tracing == Tracing::On {
+            tracing::warn!("no traces are exported: this binary was built without `otlp`");
+        }
         Logging {}
     }
 }
 
 #[cfg(feature = "otlp")]
-fn with_traces(mut sinks: Vec<Sink>, runtime: &Handle) -> Logging {
-    let started = crate::otlp::start(runtime);
+fn with_traces(mut sinks: Vec<Sink>, tracing: Tracing, runtime: &Handle) -> Logging {
+    let started = crate::otlp::start(tracing, runtime);
     let (exporter, trouble) = match started {
         Ok(Some((exporter, sink))) => {
             sinks.push(sink);

@@ -1,24 +1,34 @@
-//! `vlmd`: serves vision-language models over HTTP, lists them, and fetches them.
+//! `vlmd`: serves vision-language models over HTTP, measures servers, lists models, and fetches
+//! them.
 
+mod access_args;
 mod args;
+mod asset_args;
+mod bench;
+mod checkpoint;
 mod hub;
 mod kv_choice;
 mod list;
 mod logging;
+mod nim;
 mod nim_cache;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod plan;
 mod resolve;
+mod response_args;
 mod serve;
+mod settings;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Parser;
+use hf_hub::Cache;
 
-use crate::args::{Cli, Command, DownloadArgs};
+use crate::args::{Command, DownloadArgs};
+use crate::nim::Program;
 
 // glibc gives large buffers back to the kernel and faults them in again for every step, which
 // costs up to six times the arithmetic of an element-wise operation. mimalloc keeps them.
@@ -26,9 +36,8 @@ use crate::args::{Cli, Command, DownloadArgs};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(std::env::args_os().collect()) {
+        Ok(code) => code,
         Err(error) => {
             // The sentence first, then what it was caused by, on one line: it ends up in logs.
             writeln!(std::io::stderr(), "vlmd: {error:#}").ok();
@@ -37,19 +46,41 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<()> {
-    match cli.command {
-        None => serve::run(cli.serve),
-        Some(Command::Serve(args)) => serve::run(*args),
-        Some(Command::Models) => list::run(),
-        Some(Command::Download(args)) => download(&args),
+fn run(arguments: Vec<OsString>) -> Result<ExitCode> {
+    let environment = settings::environment();
+    let program = arguments.first().and_then(|name| Program::called(name));
+    let (arguments, idle) = match program {
+        None => (arguments, Vec::new()),
+        Some(Program::Serve) => nim::engine_command_line(&arguments)?,
+        Some(other) => {
+            other.run(&arguments, &environment)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    let mut settings = settings::read(&arguments, &environment)?;
+    if !idle.is_empty() {
+        let warning = format!("without effect here: {}", idle.join(" "));
+        settings.notes.warnings.push(warning);
     }
+    if let Some(format) = settings.printed() {
+        settings::print(&settings, format)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    match settings.cli.command {
+        None => serve::run(settings.cli.serve, &settings.notes)?,
+        Some(Command::Serve(args)) => serve::run(*args, &settings.notes)?,
+        Some(Command::Bench(args)) => return bench::run(&args),
+        Some(Command::Models) => list::run()?,
+        Some(Command::Download(args)) => download(&args)?,
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Fetches a model and prints its folder.
 fn download(args: &DownloadArgs) -> Result<()> {
     let source = resolve::hub_source(&args.model, args.revision.as_deref())?;
-    let folder = hub::download(&source)?;
+    let own = args.cache_path.as_deref().map(hub::within);
+    let folder = hub::download(&source, &own.unwrap_or_else(Cache::from_env))?;
     writeln!(std::io::stdout(), "{}", folder.display())?;
     Ok(())
 }

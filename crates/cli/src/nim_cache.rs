@@ -8,19 +8,22 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use hf_hub::Cache;
-
 use crate::hub::{self, Source};
 
 /// Where containers keep it.
 const DEFAULT_PATH: &str = "/opt/nim/.cache";
 
 /// The folder of the cache that holds the model called `name`, which on the hub is `source`.
-/// `version` is one of NGC's, or none for the one fetched last.
-pub(crate) fn find(name: &str, version: Option<&str>, source: &Source) -> Option<PathBuf> {
-    let path = std::env::var_os("NIM_CACHE_PATH").filter(|path| !path.is_empty());
+/// `version` is one of NGC's, or none for the one fetched last. `root` is the cache, or none for
+/// where containers keep it.
+pub(crate) fn find(
+    root: Option<&Path>,
+    name: &str,
+    version: Option<&str>,
+    source: &Source,
+) -> Option<PathBuf> {
     find_in(
-        &path.map_or_else(|| PathBuf::from(DEFAULT_PATH), PathBuf::from),
+        root.unwrap_or(Path::new(DEFAULT_PATH)),
         name,
         version,
         source,
@@ -28,7 +31,7 @@ pub(crate) fn find(name: &str, version: Option<&str>, source: &Source) -> Option
 }
 
 fn find_in(root: &Path, name: &str, version: Option<&str>, source: &Source) -> Option<PathBuf> {
-    let hub = Cache::new(root.join("huggingface/hub"));
+    let hub = hub::within(root);
     from_ngc(root, name, version).or_else(|| hub::cached_in(&hub, source))
 }
 

@@ -3,7 +3,7 @@
 //! Set up by the variables that all OpenTelemetry SDKs share
 //! (<https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/> and
 //! <https://opentelemetry.io/docs/specs/otel/protocol/exporter/>). Contrary to those nothing is
-//! sent unless an endpoint is named. Headers, timeouts, samplers, batches and resource attributes
+//! sent unless an endpoint is named, or `--tracing on` asks for the usual one on this machine. Headers, timeouts, samplers, batches and resource attributes
 //! are read by the SDK itself.
 
 use std::env;
@@ -23,6 +23,7 @@ use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::logging::Sink;
+use crate::settings::Tracing;
 
 /// What the server is called where nothing else is said.
 const SERVICE: &str = "vlmd";
@@ -39,14 +40,14 @@ pub(crate) struct Exporter {
     provider: SdkTracerProvider,
 }
 
-/// Starts the export that the environment asks for, if it does, with a sink for what is to be
+/// Starts the export that `tracing` and the environment ask for, if it does, with a sink for what is to be
 /// exported. Batches are sent on `runtime`.
 ///
 /// # Errors
 /// When a variable has a value that cannot be followed. A collector that does not answer is no
 /// error: the SDK warns of each batch that is lost.
-pub(crate) fn start(runtime: &Handle) -> Result<Option<(Exporter, Sink)>> {
-    if !wanted(variable)? {
+pub(crate) fn start(tracing: Tracing, runtime: &Handle) -> Result<Option<(Exporter, Sink)>> {
+    if !wanted(tracing, variable)? {
         return Ok(None);
     }
     let client = OnRuntime {
@@ -97,14 +98,15 @@ fn variable(name: &str) -> Option<String> {
 }
 
 /// Whether traces are to be sent.
-fn wanted(variable: impl Fn(&str) -> Option<String>) -> Result<bool> {
+fn wanted(tracing: Tracing, variable: impl Fn(&str) -> Option<String>) -> Result<bool> {
     let disabled =
         variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let endpoint = [
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
         "OTEL_EXPORTER_OTLP_ENDPOINT",
     ];
-    if disabled || endpoint.iter().all(|name| variable(name).is_none()) {
+    let somewhere = tracing == Tracing::On || endpoint.iter().any(|name| variable(name).is_some());
+    if disabled || !somewhere || tracing == Tracing::Off {
         return Ok(false);
     }
     match variable("OTEL_TRACES_EXPORTER").as_deref() {
@@ -238,13 +240,23 @@ mod tests {
                 true,
             ),
         ] {
-            assert_eq!(wanted(only(set)).unwrap(), expected, "{set:?}");
+            let found = wanted(Tracing::Auto, only(set)).unwrap();
+            assert_eq!(found, expected, "{set:?}");
+            assert!(!wanted(Tracing::Off, only(set)).unwrap(), "{set:?}");
         }
     }
 
     #[test]
+    fn traces_are_sent_where_they_usually_are_if_asked_for() {
+        assert!(wanted(Tracing::On, only(&[])).unwrap());
+        let none = [("OTEL_TRACES_EXPORTER", "none")];
+        assert!(!wanted(Tracing::On, only(&none)).unwrap());
+    }
+
+    #[test]
     fn values_that_cannot_be_followed_are_named() {
-        let message = |set: &[(&str, &str)]| wanted(only(set)).unwrap_err().to_string();
+        let message =
+            |set: &[(&str, &str)]| wanted(Tracing::Auto, only(set)).unwrap_err().to_string();
         assert_eq!(
             message(&[ENDPOINT, ("OTEL_TRACES_EXPORTER", "zipkin")]),
             "OTEL_TRACES_EXPORTER must be `otlp` or `none`, not `zipkin`"

@@ -19,6 +19,41 @@ pub(crate) struct Wishes {
     pub(crate) max_model_len: Option<usize>,
     pub(crate) max_num_seqs: usize,
     pub(crate) cross_memory: Option<ByteSize>,
+    /// Bytes that must stay free beside weights and caches, which get all others then.
+    pub(crate) kept_free: Option<u64>,
+}
+
+impl Wishes {
+    /// The flag that gives the KV cache more.
+    fn knob(&self) -> &'static str {
+        if self.memory.is_none() && self.kept_free.is_some() {
+            "`--gpu-memory-utilization`"
+        } else {
+            "`--kv-cache-memory`"
+        }
+    }
+
+    /// Bytes that the caches get by themselves of `free` ones, and of these those for
+    /// cross-attention.
+    fn shares(&self, spec: &ModelSpec, free: u64) -> (u64, u64) {
+        let looking = spec.cross_feature_bytes > 0;
+        let quarter = |bytes: u64| bytes / DEFAULT_SHARE;
+        let Some(kept) = self.kept_free else {
+            let cross = self.cross_memory.map_or(quarter(free), |size| size.0);
+            return (quarter(free), if looking { cross } else { 0 });
+        };
+        let all = free.saturating_sub(kept);
+        let cross = self.cross_memory.map_or(quarter(all), |size| size.0);
+        let cross = if looking { cross } else { 0 };
+        (all.saturating_sub(cross), cross)
+    }
+}
+
+/// Bytes of `free` ones that stay free where weights and caches may take a `share` of them, from 0
+/// to 1.
+pub(crate) fn kept_free(share: f64, free: u64) -> u64 {
+    // Memory is far from where an f64 counts no bytes.
+    free.saturating_sub((free as f64 * share) as u64)
 }
 
 /// What they get.
@@ -57,35 +92,32 @@ impl MemoryPlan {
             None => spec.max_positions,
         };
         let useful = blocks_of(wanted_len).saturating_mul(wishes.max_num_seqs as u64);
-        let bytes = wishes.memory.map_or(free / DEFAULT_SHARE, |size| size.0);
+        let (share, cross_bytes) = wishes.shares(spec, free);
+        let bytes = wishes.memory.map_or(share, |size| size.0);
         let kv_blocks = (bytes / block_bytes).min(useful);
         let capacity = usize::try_from(kv_blocks)?.saturating_mul(BLOCK_TOKENS);
         if kv_blocks == 0 {
             bail!(
-                "a KV cache of {} cannot hold one block of {}; raise `--kv-cache-memory`",
+                "a KV cache of {} cannot hold one block of {}; raise {}",
                 readable(bytes),
-                readable(block_bytes)
+                readable(block_bytes),
+                wishes.knob()
             );
         }
         if let Some(len) = wishes.max_model_len
             && len > capacity
         {
             bail!(
-                "`--max-model-len` {len} needs {} of KV cache, there are {}; lower it or raise `--kv-cache-memory`",
+                "`--max-model-len` {len} needs {} of KV cache, there are {}; lower it or raise {}",
                 readable(blocks_of(len).saturating_mul(block_bytes)),
-                readable(bytes)
+                readable(bytes),
+                wishes.knob()
             );
         }
         Ok(Self {
             kv_blocks: usize::try_from(kv_blocks)?,
             kv_bytes: kv_blocks * block_bytes,
-            cross_bytes: if spec.cross_feature_bytes == 0 {
-                0
-            } else {
-                wishes
-                    .cross_memory
-                    .map_or(free / DEFAULT_SHARE, |size| size.0)
-            },
+            cross_bytes,
             max_model_len: wanted_len.min(capacity),
         })
     }
@@ -122,11 +154,15 @@ pub(crate) fn admit(
         _ => 0,
     };
     let cache = asked.max(block_bytes).saturating_add(cross);
-    let fits = |weights: u64| weights.saturating_add(cache) <= free;
+    let kept = match wishes.memory {
+        Some(_) => 0,
+        None => wishes.kept_free.unwrap_or(0),
+    };
+    let fits = |weights: u64| weights.saturating_add(cache).saturating_add(kept) <= free;
     if fits(need.weight_bytes) {
         return MemoryPlan::new(&need.spec, kv_dtype, free - need.weight_bytes, wishes);
     }
-    let rest = free.saturating_sub(need.weight_bytes);
+    let rest = free.saturating_sub(kept).saturating_sub(need.weight_bytes);
     let advice = if need.half_bytes < need.weight_bytes && fits(need.half_bytes) {
         let half = readable(need.half_bytes);
         format!("with `--dtype bf16` the weights take {half}, which fits")
@@ -145,8 +181,14 @@ pub(crate) fn admit(
         let least = readable(least.saturating_add(block_bytes));
         format!("it takes {least} at least, whatever `--dtype` is")
     };
+    let kept = if kept > 0 {
+        let kept = readable(kept);
+        format!(", of which {kept} are to stay so (`--gpu-memory-utilization`)")
+    } else {
+        String::new()
+    };
     bail!(
-        "the weights take {} and the least cache {}, but {} of memory are free; {advice}",
+        "the weights take {} and the least cache {}, but {} of memory are free{kept}; {advice}",
         readable(need.weight_bytes),
         readable(cache),
         readable(free)
@@ -239,6 +281,7 @@ mod tests {
         max_model_len: None,
         max_num_seqs: 4,
         cross_memory: None,
+        kept_free: None,
     };
     /// 2 (k, v) x 2 layers x 32 tokens x 2 heads x 16 x 4 bytes.
     const BLOCK: u64 = 16_384;
@@ -456,6 +499,44 @@ mod tests {
         // It fits, but not into the quarter that the cache takes by itself.
         let message = admitted(&need(), 140 * BLOCK, wishes).unwrap_err();
         assert!(message.contains("raise `--kv-cache-memory`"), "{message}");
+    }
+
+    #[test]
+    fn a_share_of_the_memory_is_for_weights_and_caches_together() {
+        let free = 200 * BLOCK;
+        let sharing = |share| Wishes {
+            kept_free: Some(kept_free(share, free)),
+            ..WISHES
+        };
+        // 160 blocks in all, of which the weights take 100.
+        let found = admitted(&need(), free, sharing(0.8)).unwrap();
+        assert_eq!((found.kv_blocks, found.cross_bytes), (60, 0));
+        let looking = Need {
+            spec: ModelSpec {
+                cross_feature_bytes: 64,
+                ..SPEC
+            },
+            ..need()
+        };
+        let found = admitted(&looking, free, sharing(0.8)).unwrap();
+        assert_eq!((found.kv_blocks, found.cross_bytes), (45, 15 * BLOCK));
+        // A size is a size.
+        let sized = Wishes {
+            memory: Some(ByteSize(90 * BLOCK)),
+            ..sharing(0.6)
+        };
+        assert_eq!(admitted(&need(), free, sized).unwrap().kv_blocks, 90);
+        let message = admitted(&need(), free, sharing(0.5)).unwrap_err();
+        assert!(message.contains("--gpu-memory-utilization"), "{message}");
+        let long = Wishes {
+            max_model_len: Some(1000),
+            ..sharing(0.65)
+        };
+        let message = admitted(&need(), free, long).unwrap_err();
+        assert!(
+            message.contains("of which 1.1 MiB are to stay so"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use hf_hub::Cache;
 use vlmd_models::catalog::{self, Card, EMBEDDED_MODEL};
 use vlmd_models::{ModelFiles, NemoFiles, neva};
 
@@ -25,6 +26,10 @@ pub(crate) struct Wanted<'a> {
     pub(crate) revision: Option<&'a str>,
     /// The tower for an archive that may need one.
     pub(crate) vision_tower: Option<&'a str>,
+    /// A cache in NIM's layout to look into and to fetch into.
+    pub(crate) cache_path: Option<&'a Path>,
+    /// Nothing may be fetched.
+    pub(crate) offline: bool,
 }
 
 /// Finds what is wanted: the embedded model, a `.nemo` archive, a directory, or a repository of
@@ -41,10 +46,12 @@ pub(crate) fn resolve(
         model: name,
         revision,
         vision_tower,
+        cache_path,
+        offline: _,
     } = wanted;
     let path = Path::new(name);
     if path.exists() && NemoFiles::is_nemo(path) {
-        let files = nemo(path, vision_tower)?;
+        let files = nemo(path, wanted)?;
         let stem = path
             .file_stem()
             .map(|stem| stem.to_string_lossy().into_owned());
@@ -85,9 +92,9 @@ pub(crate) fn resolve(
     let source = hub_source(name, revision)?;
     let card = catalog::find(name);
     let id = card.map_or(name, |card| &card.id);
-    let folder = match nim_cache::find(id, revision, &source) {
+    let folder = match nim_cache::find(cache_path, id, revision, &source) {
         Some(folder) => folder,
-        None => fetched(&source, || card.map_or(Ok(()), room))?,
+        None => fetched(&source, wanted, || card.map_or(Ok(()), room))?,
     };
     Ok(ResolvedModel {
         files: ModelFiles::Directory(folder),
@@ -96,13 +103,13 @@ pub(crate) fn resolve(
 }
 
 /// An archive with the vision tower that it needs.
-fn nemo(path: &Path, vision_tower: Option<&str>) -> Result<NemoFiles> {
+fn nemo(path: &Path, wanted: Wanted<'_>) -> Result<NemoFiles> {
     let files = NemoFiles::open(path)?;
-    let wanted = match vision_tower {
+    let tower = match wanted.vision_tower {
         Some(tower) => Some(tower.to_owned()),
         None => neva::wanted_tower(&files)?,
     };
-    let Some(tower) = wanted else {
+    let Some(tower) = tower else {
         return Ok(files);
     };
     let folder = if Path::new(&tower).is_dir() {
@@ -110,25 +117,35 @@ fn nemo(path: &Path, vision_tower: Option<&str>) -> Result<NemoFiles> {
     } else {
         let source = hub_source(&tower, None);
         source
-            .and_then(|source| fetched(&source, || Ok(())))
+            .and_then(|source| fetched(&source, wanted, || Ok(())))
             .with_context(|| format!("`{}` needs the vision tower `{tower}`", path.display()))?
     };
     Ok(files.with_tower(ModelFiles::Directory(folder)))
 }
 
-/// The folder of a repository, out of the cache, or else from the hub where there is room.
-fn fetched(source: &Source, room: impl FnOnce() -> Result<()>) -> Result<PathBuf> {
-    match hub::cached(source) {
-        Some(folder) => Ok(folder),
-        None if offline() => bail!(
-            "`{}` is not in the Hugging Face cache, and HF_HUB_OFFLINE forbids fetching it",
-            source.repo
-        ),
-        None => {
-            room()?;
-            hub::download(source)
-        }
+/// The folder of a repository, out of a cache, or else from the hub where there is room.
+fn fetched(
+    source: &Source,
+    wanted: Wanted<'_>,
+    room: impl FnOnce() -> Result<()>,
+) -> Result<PathBuf> {
+    let own = wanted.cache_path.map(hub::within);
+    let found = own.as_ref().and_then(|cache| hub::cached_in(cache, source));
+    if let Some(folder) = found.or_else(|| hub::cached(source)) {
+        return Ok(folder);
     }
+    let forbidden = |by: &str| {
+        let repo = &source.repo;
+        anyhow!("`{repo}` is not in the Hugging Face cache, and {by} forbids fetching it")
+    };
+    if wanted.offline {
+        return Err(forbidden("`--offline` (NIM_DISABLE_MODEL_DOWNLOAD)"));
+    }
+    if offline() {
+        return Err(forbidden("HF_HUB_OFFLINE"));
+    }
+    room()?;
+    hub::download(source, &own.unwrap_or_else(Cache::from_env))
 }
 
 /// The repository behind a catalog name or alias, or behind a plain `owner/name`.
@@ -180,7 +197,8 @@ pub(crate) fn hub_source(name: &str, revision: Option<&str>) -> Result<Source> {
     }
 }
 
-fn card_names(card: &Card) -> Vec<String> {
+/// The names that a model of the catalog answers to.
+pub(crate) fn card_names(card: &Card) -> Vec<String> {
     let repository = card
         .hugging_face
         .iter()
@@ -245,6 +263,8 @@ mod tests {
                 model: name,
                 revision: None,
                 vision_tower: None,
+                cache_path: None,
+                offline: false,
             };
             let resolved = resolve(wanted, |_| Ok(())).unwrap();
             assert_eq!(resolved.names, [EMBEDDED_MODEL, "tiny"]);

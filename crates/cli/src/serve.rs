@@ -14,18 +14,22 @@ use vlmd_backend::KvDtype;
 use vlmd_engine::{Engine, EngineConfig, Sampling};
 use vlmd_media::{DecodeLimits, MediaConfig, MediaGate};
 use vlmd_models::{Admit, LoadOptions, LoadedModel};
-use vlmd_server::{ApiKeys, ModelSlot, PictureMemory, PictureStore, ServedModel, ServerConfig};
+use vlmd_server::{
+    ApiKeys, Listeners, ModelSlot, PictureMemory, PictureStore, ServedModel, ServerConfig,
+};
 
 use crate::args::{DeviceChoice, MediaArgs, ServeArgs};
+use crate::checkpoint;
 use crate::logging;
-use crate::plan::{MemoryPlan, Wishes, admit, admit_card, free_memory, readable};
+use crate::plan::{MemoryPlan, Wishes, admit, admit_card, free_memory, kept_free, readable};
 use crate::resolve::{ResolvedModel, Wanted, resolve};
+use crate::settings::Notes;
 
-/// Serves until a signal ends it.
+/// Serves until a signal ends it. `notes` are logged first.
 ///
 /// # Errors
 /// When the port is taken, or the model cannot be loaded.
-pub(crate) fn run(args: ServeArgs) -> Result<()> {
+pub(crate) fn run(args: ServeArgs, notes: &Notes) -> Result<()> {
     let threads = usize::from(args.threads.unwrap_or(0));
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
@@ -35,7 +39,13 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the asynchronous runtime")?;
-    let logging = logging::init(args.log_level, args.log_format, runtime.handle());
+    let logging = logging::init(
+        args.log_level,
+        args.log_format,
+        args.deployment.tracing,
+        runtime.handle(),
+    );
+    notes.log();
     let outcome = runtime.block_on(serve(args));
     logging.finish();
     // A model that is still being loaded cannot be interrupted; the process ends without it.
@@ -44,11 +54,30 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
 }
 
 async fn serve(args: ServeArgs) -> Result<()> {
-    let listener = TcpListener::bind((args.host, args.port))
-        .await
-        .with_context(|| format!("cannot listen on {} port {}", args.host, args.port))?;
+    // Files that do not serve are told of before anybody can connect.
+    let config = args.access.apply(server_config(&args)?)?;
+    let config = args.deployment.apply(config)?;
+    let scheme = if config.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let listener = listen(&args, args.port).await?;
     let address = listener.local_addr().context("cannot tell the address")?;
-    let config = server_config(&args);
+    // A port of its own that is none is the same as none.
+    let health_port = args.deployment.health_port;
+    let health = match health_port.filter(|port| *port == 0 || *port != args.port) {
+        Some(port) => Some(listen(&args, port).await?),
+        None => None,
+    };
+    if let Some(health) = &health {
+        let address = health.local_addr().context("cannot tell the address")?;
+        say(&format!("probes on {address}"));
+    }
+    let listeners = Listeners {
+        api: listener,
+        health,
+    };
     let slot = ModelSlot::default();
     let place = slot.clone();
     let loading = tokio::task::spawn_blocking(move || {
@@ -63,10 +92,10 @@ async fn serve(args: ServeArgs) -> Result<()> {
         anyhow::Ok(())
     });
     say(&format!(
-        "vlmd {} on http://{address}",
+        "vlmd {} on {scheme}://{address}",
         env!("CARGO_PKG_VERSION")
     ));
-    let serving = vlmd_server::serve(listener, config, slot, shutdown_signal());
+    let serving = vlmd_server::serve(listeners, config, slot, shutdown_signal());
     tokio::pin!(serving);
     tokio::select! {
         served = &mut serving => Ok(served?),
@@ -75,6 +104,13 @@ async fn serve(args: ServeArgs) -> Result<()> {
             Ok(serving.await?)
         }
     }
+}
+
+/// Opens a port.
+async fn listen(args: &ServeArgs, port: u16) -> Result<TcpListener> {
+    TcpListener::bind((args.host, port))
+        .await
+        .with_context(|| format!("cannot listen on {} port {port}", args.host))
 }
 
 /// Ends with the first SIGTERM or Ctrl-C; a second one ends the process at once.
@@ -109,6 +145,8 @@ fn load(args: &ServeArgs) -> Result<ServedModel> {
         model: &args.model,
         revision: args.revision.as_deref(),
         vision_tower: args.vision_tower.as_deref(),
+        cache_path: args.deployment.cache_path.as_deref(),
+        offline: args.deployment.offline,
     };
     let resolved = resolve(wanted, |card| {
         admit_card(card, args.dtype.dtype(), free_memory(&device)?)
@@ -124,6 +162,10 @@ fn load(args: &ServeArgs) -> Result<ServedModel> {
         max_model_len: args.max_model_len,
         max_num_seqs: args.max_num_seqs,
         cross_memory: args.cross_attention_memory,
+        kept_free: match args.deployment.gpu_memory_utilization {
+            Some(share) => Some(kept_free(share, free_memory(&device)?)),
+            None => None,
+        },
     };
     let options = LoadOptions {
         device: device.clone(),
@@ -157,6 +199,7 @@ fn load(args: &ServeArgs) -> Result<ServedModel> {
         cross_bytes: usize::try_from(plan.cross_bytes)?,
         ..EngineConfig::new(plan.kv_blocks, kv_dtype, plan.max_model_len)
     };
+    let checkpoint = checkpoint::describe(args, &resolved, &loaded);
     let LoadedModel {
         processor, model, ..
     } = loaded;
@@ -172,6 +215,7 @@ fn load(args: &ServeArgs) -> Result<ServedModel> {
         engine,
         media: MediaGate::new(media_config(&args.media))?,
         pictures: PictureStore::new(picture_memory(&args.media)?),
+        checkpoint,
         max_num_seqs: args.max_num_seqs,
         vocab_size: spec.vocab_size,
         max_images: args.media.max_images,
@@ -206,7 +250,7 @@ fn load_weights(resolved: &ResolvedModel, options: LoadOptions) -> Result<Loaded
 }
 
 /// The device that was asked for. `auto` takes the first card if there is one.
-fn device(choice: DeviceChoice) -> Result<Device> {
+pub(crate) fn device(choice: DeviceChoice) -> Result<Device> {
     match choice {
         DeviceChoice::Cpu => Ok(Device::Cpu),
         DeviceChoice::Cuda(ordinal) => {
@@ -229,10 +273,11 @@ fn describe(device: &Device) -> String {
     }
 }
 
-fn server_config(args: &ServeArgs) -> ServerConfig {
+fn server_config(args: &ServeArgs) -> Result<ServerConfig> {
     let defaults = ServerConfig::default();
-    ServerConfig {
+    Ok(ServerConfig {
         api_keys: ApiKeys::new(&args.api_key),
+        root_path: args.root_path.clone(),
         max_body_bytes: args.max_body_bytes,
         header_timeout: args.header_timeout,
         body_timeout: args.body_timeout,
@@ -246,7 +291,10 @@ fn server_config(args: &ServeArgs) -> ServerConfig {
         prompt_tokens_details: args.engine.enable_prompt_tokens_details,
         queue_timeout: args.engine.queue_timeout,
         request_timeout: args.engine.request_timeout,
-    }
+        assets: args.assets.limits(args.media.max_image_bytes)?,
+        responses: args.responses.memory(),
+        ..defaults
+    })
 }
 
 fn media_config(args: &MediaArgs) -> MediaConfig {
@@ -261,10 +309,12 @@ fn media_config(args: &MediaArgs) -> MediaConfig {
         max_request_pixels: args.max_request_image_pixels,
         fetch_timeout: args.media_fetch_timeout,
         fetch_concurrency: args.media_fetch_concurrency,
+        fetch_concurrency_per_host: args.media_fetch_concurrency_per_host,
         decode_concurrency: args
             .media_decode_concurrency
             .unwrap_or(defaults.decode_concurrency),
         allow_hosts: args.allow_media_host.clone(),
+        fetch_urls: !args.no_media_urls,
         ..defaults
     }
 }

@@ -259,6 +259,12 @@ impl Engine {
         self.inner.max_model_len
     }
 
+    /// Token ids of a prompt must be below.
+    #[must_use]
+    pub fn input_vocab_size(&self) -> usize {
+        self.inner.spec.input_vocab_size
+    }
+
     /// What the engine is doing and has done.
     #[must_use]
     pub fn stats(&self) -> Stats {

@@ -62,6 +62,8 @@ mod byte_budget;
 mod config;
 mod constraint;
 mod engine;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod histogram;
 mod pacer;
 mod prefix;

@@ -4,7 +4,8 @@
 //! addresses of the public Internet are reached, unless the operator names a host. The tables
 //! follow IANA's special-purpose address registries; what they do not list as globally
 //! reachable is refused, as is every IPv6 form that carries an IPv4 address inside (mapped,
-//! NAT64, 6to4, Teredo), since who unwraps it and where cannot be known here.
+//! NAT64, 6to4, Teredo, ISATAP), since who unwraps it and where cannot be known here. Only a
+//! network's own NAT64 prefix looks like any other address, and must be closed in the network.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -49,21 +50,33 @@ const CLOSED_V4: [Ipv4Net; 19] = [
 const GLOBAL_V6: Ipv6Net = v6(0x2000, 0, 3);
 
 /// Blocks of [`GLOBAL_V6`] that are not the public Internet.
-const CLOSED_V6: [Ipv6Net; 4] = [
+const CLOSED_V6: [Ipv6Net; 5] = [
     v6(0x2001, 0, 23),     // IETF protocol assignments: Teredo, benchmarking, ORCHID
     v6(0x2001, 0xdb8, 32), // documentation
     v6(0x2002, 0, 16),     // 6to4
+    AS112_V6,              // AS112, like its IPv4 blocks
     v6(0x3fff, 0, 20),     // documentation
 ];
+
+const AS112_V6: Ipv6Net =
+    Ipv6Net::new_assert(Ipv6Addr::new(0x2620, 0x4f, 0x8000, 0, 0, 0, 0, 0), 48);
 
 /// Whether an address belongs to the public Internet.
 pub(crate) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => !CLOSED_V4.iter().any(|net| net.contains(&address)),
         IpAddr::V6(address) => {
-            GLOBAL_V6.contains(&address) && !CLOSED_V6.iter().any(|net| net.contains(&address))
+            GLOBAL_V6.contains(&address)
+                && !CLOSED_V6.iter().any(|net| net.contains(&address))
+                && !is_isatap(address)
         }
     }
+}
+
+/// Whether the lower half is an ISATAP interface (RFC 5214, 6.1), of which the last 32 bits are an
+/// IPv4 address that a router may send to.
+fn is_isatap(address: Ipv6Addr) -> bool {
+    matches!(address.segments(), [.., 0 | 0x200, 0x5efe, _, _])
 }
 
 /// A host that may be fetched from although its addresses are not public: one value of
@@ -263,6 +276,94 @@ mod tests {
         }
         for address in closed {
             assert!(!is_public(address.parse().unwrap()), "{address}");
+        }
+    }
+
+    /// First, last and middle addresses of a block, and its neighbours.
+    fn samples(net: Ipv4Net) -> ([Ipv4Addr; 3], [Ipv4Addr; 2]) {
+        let (first, last) = (net.network().to_bits(), net.broadcast().to_bits());
+        let inside = [first, last, first.midpoint(last)].map(Ipv4Addr::from_bits);
+        let outside = [first.wrapping_sub(1), last.wrapping_add(1)].map(Ipv4Addr::from_bits);
+        (inside, outside)
+    }
+
+    #[test]
+    fn blocks_end_where_their_neighbours_begin() {
+        let mut open = 0;
+        for net in CLOSED_V4 {
+            let (inside, outside) = samples(net);
+            for address in inside {
+                assert!(!is_public(address.into()), "{address}");
+            }
+            for address in outside {
+                let closed = CLOSED_V4.iter().any(|net| net.contains(&address));
+                assert_eq!(is_public(address.into()), !closed, "{address}");
+                open += usize::from(!closed);
+            }
+        }
+        assert!(open >= 30, "{open}");
+    }
+
+    /// Every known way of carrying an IPv4 address in an IPv6 one.
+    fn carriers(address: Ipv4Addr) -> Vec<Ipv6Addr> {
+        let bits = u128::from(address.to_bits());
+        let inverted = u128::from(!address.to_bits());
+        let low = |prefix: u128| Ipv6Addr::from_bits(prefix | bits);
+        vec![
+            low(0),                                              // compatible (RFC 4291)
+            low(0xffff << 32),                                   // mapped
+            low(0xffff << 48),                                   // translated, SIIT (RFC 2765)
+            low(0x0064_ff9b << 96),                              // NAT64 (RFC 6052)
+            low(0x0064_ff9b_0001 << 80),                         // NAT64, local (RFC 8215)
+            Ipv6Addr::from_bits((0x2002 << 112) | (bits << 80)), // 6to4 (RFC 3056)
+            Ipv6Addr::from_bits((0x2001 << 112) | (bits << 64)), // Teredo server (RFC 4380)
+            Ipv6Addr::from_bits((0x2001 << 112) | inverted),     // Teredo client
+            low((0xfe80 << 112) | (0x5efe << 32)),               // ISATAP, link-local (RFC 5214)
+            low((0x2606_4700 << 96) | (0x5efe << 32)),           // ISATAP, global
+            low((0x2606_4700 << 96) | (0x0200_5efe << 32)),      // ISATAP, of a public address
+        ]
+    }
+
+    #[test]
+    fn no_carrier_of_an_ipv4_address_is_open() {
+        let mut tried = 0;
+        for net in CLOSED_V4 {
+            let (inside, outside) = samples(net);
+            // Public ones too: where they are unwrapped cannot be known.
+            for address in inside.into_iter().chain(outside) {
+                for carrier in carriers(address) {
+                    assert!(!is_public(carrier.into()), "{address} in {carrier}");
+                    tried += 1;
+                }
+            }
+        }
+        assert_eq!(tried, 19 * 5 * 11);
+    }
+
+    #[test]
+    fn blocks_of_ipv6_are_closed_to_their_ends() {
+        for (net, neighbour) in [
+            ("::/3", None),
+            ("4000::/2", None),
+            ("8000::/1", None),
+            ("2001::/23", Some("2001:200::")),
+            ("2001:db8::/32", Some("2001:db9::")),
+            ("2002::/16", Some("2003::")),
+            ("2620:4f:8000::/48", Some("2620:4f:8001::")),
+            ("3fff::/20", Some("3fff:1000::")),
+            ("fc00::/7", None),
+            ("fe80::/10", None),
+            ("ff00::/8", None),
+        ] {
+            let net: Ipv6Net = net.parse().unwrap();
+            let (first, last) = (net.network().to_bits(), net.broadcast().to_bits());
+            for bits in [first, last, first.midpoint(last)] {
+                let address = Ipv6Addr::from_bits(bits);
+                assert!(!is_public(address.into()), "{address}");
+            }
+            if let Some(neighbour) = neighbour {
+                assert!(is_public(neighbour.parse().unwrap()), "{neighbour}");
+            }
         }
     }
 

@@ -34,7 +34,7 @@ impl<'a> DataUri<'a> {
     ///
     /// # Errors
     /// [`MediaError::InvalidUrl`] without a comma or a payload, and for asset references, which
-    /// only NVIDIA's hosted endpoint can resolve.
+    /// the server resolves before.
     pub(crate) fn parse(url: &'a str) -> Result<Self, MediaError> {
         let invalid = |reason: &str| MediaError::InvalidUrl(reason.to_owned());
         let Some((head, payload)) = url.split_once(',') else {
@@ -43,8 +43,7 @@ impl<'a> DataUri<'a> {
         let mut parameters = head.split(';').skip(1).map(str::trim);
         if parameters.clone().any(is_asset) {
             return Err(invalid(
-                "asset references (`asset_id`) are not supported by this server: send the image \
-                 itself, as a base64 data URI or an http(s) URL",
+                "asset references (`asset_id`) hold no data: only requests can name assets",
             ));
         }
         if payload.is_empty() {

@@ -27,6 +27,13 @@ pub enum MediaError {
     #[error("the image could not be fetched: {0}")]
     FetchFailed(FetchFailure),
 
+    /// Others wait to be fetched, and for too long.
+    #[error(
+        "too many images are being fetched at the moment (`--media-fetch-concurrency`, \
+         `--media-fetch-concurrency-per-host`)"
+    )]
+    Busy,
+
     /// A limit on size is exceeded.
     #[error(
         "{} may have at most {limit} {} (`{}`), {} {given}",
@@ -71,6 +78,7 @@ impl MediaError {
             Self::InvalidUrl(_) => ErrorKind::InvalidUrl,
             Self::ForbiddenAddress { .. } => ErrorKind::ForbiddenAddress,
             Self::FetchFailed(_) => ErrorKind::FetchFailed,
+            Self::Busy => ErrorKind::Busy,
             Self::TooLarge { .. } => ErrorKind::TooLarge,
             Self::UnsupportedFormat => ErrorKind::UnsupportedFormat,
             Self::InvalidImage { .. } | Self::EmptyImage => ErrorKind::InvalidImage,
@@ -79,7 +87,8 @@ impl MediaError {
     }
 }
 
-/// The class of a [`MediaError`]. All but [`Internal`](Self::Internal) are the client's to mend.
+/// The class of a [`MediaError`]. All but [`Busy`](Self::Busy), which passes, and
+/// [`Internal`](Self::Internal) are the client's to mend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -89,6 +98,8 @@ pub enum ErrorKind {
     ForbiddenAddress,
     /// See [`MediaError::FetchFailed`].
     FetchFailed,
+    /// See [`MediaError::Busy`].
+    Busy,
     /// See [`MediaError::TooLarge`].
     TooLarge,
     /// See [`MediaError::UnsupportedFormat`].

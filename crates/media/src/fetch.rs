@@ -5,6 +5,9 @@
 //! pinned to the checked addresses: a name that resolves differently a moment later changes
 //! nothing. Redirects are followed here too, each hop from the start. System proxies are not used,
 //! since a proxy would resolve the name again, elsewhere.
+//!
+//! A fetch has a time to wait for its place and a deadline of its own. Places are few, over all
+//! and for each host, and a hop to another host gives up its place and takes one there.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,6 +23,7 @@ use crate::address::AddressPolicy;
 use crate::error::{Bound, FetchFailure, MediaError};
 use crate::gate::Budget;
 use crate::limits::{MediaConfig, check, constants};
+use crate::places::{Place, Places};
 
 const USER_AGENT: &str = concat!("vlmd/", env!("CARGO_PKG_VERSION"));
 
@@ -31,7 +35,8 @@ pub(crate) struct Fetcher {
     timeout: Duration,
     max_redirects: u32,
     max_bytes: u64,
-    slots: Semaphore,
+    places: Places,
+    lookups: Arc<Semaphore>,
 }
 
 impl Fetcher {
@@ -62,27 +67,37 @@ impl Fetcher {
             timeout: config.fetch_timeout,
             max_redirects: config.max_redirects,
             max_bytes: config.image.max_bytes,
-            slots: Semaphore::new(config.fetch_concurrency.clamp(1, Semaphore::MAX_PERMITS)),
+            places: Places::new(
+                config.fetch_concurrency,
+                config.fetch_concurrency_per_host,
+                config.fetch_patience,
+            ),
+            lookups: Arc::new(Semaphore::new(constants::LOOKUP_CONCURRENCY)),
         })
     }
 
     /// Gets the body behind `url`, whatever type it claims to be: its content decides later.
     ///
     /// # Errors
-    /// [`MediaError::InvalidUrl`], [`MediaError::ForbiddenAddress`], [`MediaError::FetchFailed`]
-    /// and [`MediaError::TooLarge`].
+    /// [`MediaError::InvalidUrl`], [`MediaError::ForbiddenAddress`], [`MediaError::FetchFailed`],
+    /// [`MediaError::Busy`] and [`MediaError::TooLarge`].
     pub(crate) async fn fetch(&self, url: &str, budget: &Budget) -> Result<Vec<u8>, MediaError> {
         let url = parse(url)?;
-        let slot = self.slots.acquire().await;
-        let _slot = slot.map_err(|error| internal("the fetch slots are closed", &error))?;
-        let fetched = tokio::time::timeout(self.timeout, self.follow(url, budget)).await;
+        let place = self.places.wait(host_of(&url)).await?;
+        let fetched = tokio::time::timeout(self.timeout, self.follow(url, place, budget)).await;
         fetched.unwrap_or_else(|_| {
             let milliseconds = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
             Err(MediaError::FetchFailed(FetchFailure::Timeout(milliseconds)))
         })
     }
 
-    async fn follow(&self, mut url: Url, budget: &Budget) -> Result<Vec<u8>, MediaError> {
+    async fn follow(
+        &self,
+        mut url: Url,
+        place: Place,
+        budget: &Budget,
+    ) -> Result<Vec<u8>, MediaError> {
+        let mut place = Some(place);
         for _ in 0..=self.max_redirects {
             let response = self.get(&url).await?;
             let status = response.status();
@@ -99,6 +114,11 @@ impl Fetcher {
             let next = parse_relative(Some(&url), location)?;
             if url.scheme() == "https" && next.scheme() != "https" {
                 return Err(failed(FetchFailure::Downgrade));
+            }
+            if host_of(&next) != host_of(&url) {
+                // The old one goes first: who held one and waited for another could wait for ever.
+                drop(place.take());
+                place = Some(self.places.wait(host_of(&next)).await?);
             }
             url = next;
         }
@@ -140,8 +160,7 @@ impl Fetcher {
             Some(Host::Ipv4(address)) => vec![SocketAddr::new(address.into(), port)],
             Some(Host::Ipv6(address)) => vec![SocketAddr::new(address.into(), port)],
             Some(Host::Domain(name)) => {
-                let found = tokio::net::lookup_host((name, port)).await;
-                let found: Vec<_> = found.map(Iterator::collect).unwrap_or_default();
+                let found = self.look_up(name.to_owned(), port).await?;
                 if found.is_empty() {
                     return Err(failed(FetchFailure::Resolve));
                 }
@@ -160,6 +179,22 @@ impl Fetcher {
             return Err(MediaError::ForbiddenAddress { host });
         }
         Ok(addresses)
+    }
+
+    /// Addresses of a name; none if it has none.
+    async fn look_up(&self, name: String, port: u16) -> Result<Vec<SocketAddr>, MediaError> {
+        let turn = Arc::clone(&self.lookups).acquire_owned().await;
+        let turn = turn.map_err(|error| internal("the look-ups are closed", &error))?;
+        // Goes on where the fetch is given up, and keeps its turn: the resolver cannot be stopped,
+        // and slow ones would take all threads.
+        let looking = tokio::spawn(async move {
+            let _turn = turn;
+            let found = tokio::net::lookup_host((name, port)).await;
+            found.map(Iterator::collect).unwrap_or_default()
+        });
+        looking
+            .await
+            .map_err(|error| internal("a look-up was given up", &error))
     }
 
     /// Reads a body up to the limits, whatever length it announces.
@@ -204,7 +239,7 @@ fn parse(url: &str) -> Result<Url, MediaError> {
 ///
 /// Refuses what parsers disagree on (backslashes, control characters, credentials before the
 /// host) rather than choosing a reading.
-fn parse_relative(base: Option<&Url>, url: &str) -> Result<Url, MediaError> {
+pub(crate) fn parse_relative(base: Option<&Url>, url: &str) -> Result<Url, MediaError> {
     if url.len() > constants::MAX_URL_BYTES {
         return Err(MediaError::InvalidUrl(format!(
             "it has {} bytes, at most {} are allowed",
@@ -226,6 +261,11 @@ fn parse_relative(base: Option<&Url>, url: &str) -> Result<Url, MediaError> {
     Ok(parsed)
 }
 
+/// What counts as one host: its name or address in the one form that parsing leaves.
+fn host_of(url: &Url) -> &str {
+    url.host_str().unwrap_or_default().trim_end_matches('.')
+}
+
 fn invalid(reason: &str) -> MediaError {
     MediaError::InvalidUrl(reason.to_owned())
 }
@@ -241,6 +281,8 @@ fn internal(what: &str, error: &impl std::error::Error) -> MediaError {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]
@@ -327,6 +369,113 @@ mod tests {
                 "{url}: {error}"
             );
         }
+    }
+
+    /// Every way of writing an IPv4 address into a URL that some parser takes.
+    fn spellings(address: Ipv4Addr) -> Vec<String> {
+        let [a, b, c, d] = address.octets();
+        let bits = address.to_bits();
+        let wide = |text: String| -> String {
+            let digit = |c: char| char::from_u32(u32::from(c) - 0x30 + 0xff10).unwrap_or(c);
+            let widen = |c: char| if c.is_ascii_digit() { digit(c) } else { c };
+            text.chars().map(widen).collect()
+        };
+        let escaped =
+            |text: String| -> String { text.bytes().map(|byte| format!("%{byte:02x}")).collect() };
+        let dotted = format!("{a}.{b}.{c}.{d}");
+        let mut hosts = vec![
+            dotted.clone(),
+            format!("{dotted}."),
+            format!("{bits}"),
+            format!("{bits:#x}"),
+            format!("{bits:#X}"),
+            format!("0{bits:o}"),
+            format!("0x{a:x}.0x{b:x}.0x{c:x}.0x{d:x}"),
+            format!("0{a:o}.0{b:o}.0{c:o}.0{d:o}"),
+            format!("000{a:o}.{b}.0x{c:x}.{d}"),
+            format!("{a}.{}", bits & 0xff_ffff),
+            format!("{a}.{b}.{}", bits & 0xffff),
+            format!("0x{a:x}.{:#x}", bits & 0xff_ffff),
+            wide(dotted.clone()),
+            dotted.replace('.', "\u{3002}"),
+            dotted.replace('.', "\u{ff0e}"),
+            escaped(dotted.clone()),
+            format!("[::ffff:{dotted}]"),
+            format!("[::{dotted}]"),
+            format!("[64:ff9b::{dotted}]"),
+            format!("[0:0:0:0:0:ffff:{:x}:{:x}]", bits >> 16, bits & 0xffff),
+            format!("[2002:{:x}:{:x}::1]", bits >> 16, bits & 0xffff),
+            format!("[fe80::5efe:{dotted}]"),
+            format!("[::ffff:{dotted}%25eth0]"),
+            format!("[fe80::1%25{dotted}]"),
+            format!("user@{dotted}"),
+            format!("example.com\\@{dotted}"),
+            format!("{dotted}\\.example.com"),
+            format!("{dotted}\t"),
+            format!("{dotted}%00.example.com"),
+            format!("{dotted}%2f.example.com"),
+            format!("256.{dotted}"),
+        ];
+        hosts.push(format!("{dotted}:80@{dotted}"));
+        hosts
+    }
+
+    #[tokio::test]
+    async fn closed_addresses_are_refused_however_they_are_written() {
+        let fetcher = Fetcher::new(MediaConfig::default()).unwrap();
+        let mut tried = 0;
+        for address in [
+            [0, 0, 0, 0],
+            [10, 0, 0, 1],
+            [100, 64, 0, 1],
+            [100, 100, 100, 200],
+            [127, 0, 0, 1],
+            [127, 255, 255, 254],
+            [168, 63, 129, 16],
+            [169, 254, 169, 254],
+            [169, 254, 170, 2],
+            [172, 16, 0, 1],
+            [172, 31, 255, 255],
+            [192, 0, 0, 192],
+            [192, 168, 1, 1],
+            [198, 18, 0, 1],
+            [224, 0, 0, 1],
+            [255, 255, 255, 255],
+        ] {
+            for host in spellings(address.into()) {
+                for scheme in ["http", "https", "HTTP"] {
+                    let url = format!("{scheme}://{host}/latest/meta-data/");
+                    let found = match parse(&url) {
+                        Ok(url) => fetcher.resolve(&url).await.map(drop),
+                        Err(error) => Err(error),
+                    };
+                    let refused = matches!(
+                        found,
+                        Err(MediaError::ForbiddenAddress { .. } | MediaError::InvalidUrl(_))
+                    );
+                    assert!(refused, "{url}: {found:?}");
+                    tried += 1;
+                }
+            }
+        }
+        assert_eq!(tried, 16 * 32 * 3);
+    }
+
+    #[tokio::test]
+    async fn a_look_up_keeps_its_turn_until_it_has_ended() {
+        let fetcher = Fetcher::new(MediaConfig::default()).unwrap();
+        let all = constants::LOOKUP_CONCURRENCY;
+        let turns = Arc::clone(&fetcher.lookups);
+        let held = turns.acquire_many(u32::try_from(all).unwrap()).await;
+        let url = parse("http://localhost/").unwrap();
+        let mut waiting = Box::pin(fetcher.resolve(&url));
+        assert!(futures::poll!(&mut waiting).is_pending());
+        drop(held);
+        assert!(waiting.await.is_err());
+        // Numbers need no turn.
+        let url = parse("http://1.1.1.1/").unwrap();
+        let _held = turns.acquire_many(u32::try_from(all).unwrap()).await;
+        assert!(fetcher.resolve(&url).await.is_ok());
     }
 
     #[tokio::test]

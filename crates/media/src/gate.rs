@@ -31,6 +31,7 @@ struct Shared {
     image: DecodeLimits,
     max_request_bytes: u64,
     max_request_pixels: u64,
+    fetch_urls: bool,
     /// Behind its own `Arc`, for a slot goes with the work onto a blocking thread.
     decoders: Arc<Semaphore>,
 }
@@ -46,6 +47,7 @@ impl MediaGate {
             image: config.image,
             max_request_bytes: config.max_request_bytes,
             max_request_pixels: config.max_request_pixels,
+            fetch_urls: config.fetch_urls,
             decoders: Arc::new(Semaphore::new(decoders)),
             fetcher: Fetcher::new(config)?,
         };
@@ -120,6 +122,12 @@ impl MediaGate {
                 limits.check_bytes(bytes)?;
                 budget.take_bytes(bytes)?;
                 Arrived::Inline(url)
+            }
+            Source::Url(_) if !self.shared.fetch_urls => {
+                return Err(MediaError::InvalidUrl(
+                    "this server fetches no images (`--no-media-urls`); send the image as a `data:` URI"
+                        .to_owned(),
+                ));
             }
             Source::Url(url) => Arrived::Bytes(self.shared.fetcher.fetch(&url, budget).await?),
             Source::File(bytes) => {

@@ -15,9 +15,12 @@ mod data_uri;
 mod decode;
 mod error;
 mod fetch;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod gate;
 mod limits;
 mod picture;
+mod places;
 pub mod resample;
 
 pub use address::{AllowHost, ParseAllowHostError};

@@ -39,6 +39,18 @@ pub mod constants {
     /// Fetches under way at a time, over all requests (`--media-fetch-concurrency`).
     pub const FETCH_CONCURRENCY: usize = 32;
 
+    /// Fetches under way at a time from one host (`--media-fetch-concurrency-per-host`): half of
+    /// all, so that one that is slow leaves room for others.
+    pub const FETCH_CONCURRENCY_PER_HOST: usize = 16;
+
+    /// Time that a fetch waits for its place, beside its own time.
+    pub const FETCH_PATIENCE: Duration = Duration::from_secs(10);
+
+    /// Names looked up at a time. A look-up takes one of the runtime's blocking threads, which
+    /// decoding needs too, for as long as the system's resolver has patience, whatever the
+    /// fetch's own deadline is.
+    pub const LOOKUP_CONCURRENCY: usize = 32;
+
     /// Most pictures decoded at a time (`--media-decode-concurrency`; fewer on machines with
     /// fewer cores). A decoder takes up to 12 bytes a pixel, so the defaults bound decoding to
     /// 8 x 40 million x 12 bytes, under 4 GB, at the very worst.
@@ -116,10 +128,16 @@ pub struct MediaConfig {
     pub max_redirects: u32,
     /// At least 1; see [`constants::FETCH_CONCURRENCY`].
     pub fetch_concurrency: usize,
+    /// At least 1; see [`constants::FETCH_CONCURRENCY_PER_HOST`].
+    pub fetch_concurrency_per_host: usize,
+    /// See [`constants::FETCH_PATIENCE`].
+    pub fetch_patience: Duration,
     /// At least 1; see [`constants::MAX_DECODE_CONCURRENCY`].
     pub decode_concurrency: usize,
     /// Hosts that may be fetched from although their addresses are not public.
     pub allow_hosts: Vec<AllowHost>,
+    /// Whether pictures are fetched at all; those in `data:` URIs always are read.
+    pub fetch_urls: bool,
 }
 
 impl Default for MediaConfig {
@@ -132,8 +150,11 @@ impl Default for MediaConfig {
             fetch_timeout: constants::FETCH_TIMEOUT,
             max_redirects: constants::MAX_REDIRECTS,
             fetch_concurrency: constants::FETCH_CONCURRENCY,
+            fetch_concurrency_per_host: constants::FETCH_CONCURRENCY_PER_HOST,
+            fetch_patience: constants::FETCH_PATIENCE,
             decode_concurrency: cores.min(constants::MAX_DECODE_CONCURRENCY),
             allow_hosts: Vec::new(),
+            fetch_urls: true,
         }
     }
 }

@@ -134,6 +134,79 @@ fn earlier_turns_stand_in_front() {
 }
 
 #[test]
+fn the_last_message_is_what_the_arguments_say() {
+    let with = |text: &str, arguments: Value| {
+        let mut chat = user(vec![said(text)]);
+        chat.template_kwargs = arguments.as_object().unwrap().clone();
+        form(&chat)
+    };
+    for (text, arguments, prompt) in [
+        (
+            "Name it",
+            json!({"task": "VQA"}),
+            " Question: Name it Answer:",
+        ),
+        (
+            "Question: It? Answer:",
+            json!({"task": "VQA"}),
+            " Question: It? Answer:",
+        ),
+        ("<object>", json!({"task": "VQA"}), "<object>"),
+        ("What?", json!({"task": "image captioning"}), "What?"),
+        (
+            "What?",
+            json!({"response_mode": "brief"}),
+            " Question: What? Answer:",
+        ),
+        (
+            "",
+            json!({"task": null, "response_mode": "brief"}),
+            "An image of",
+        ),
+        (
+            "",
+            json!({"response_mode": "detailed"}),
+            "Describe this image in detail:",
+        ),
+        (
+            "",
+            json!({"task": "image captioning", "response_mode": "detailed"}),
+            "Describe this image in detail:",
+        ),
+    ] {
+        let made = with(text, arguments.clone()).unwrap();
+        assert_eq!(made, format!("<grounding>{prompt}"), "{arguments}");
+    }
+    for (text, arguments, word) in [
+        ("", json!({"task": "VQA"}), "asks nothing"),
+        (
+            "What?",
+            json!({"response_mode": "detailed"}),
+            "only captions",
+        ),
+        ("", json!({"task": "vqa"}), "but is \"vqa\""),
+        ("", json!({"response_mode": 1}), "but is 1"),
+    ] {
+        let refusal = with(text, arguments).unwrap_err();
+        assert!(refusal.contains(word), "{refusal}");
+    }
+    // Earlier turns are as their words tell.
+    let mut chat = user(vec![said("What?")]);
+    let answer = Message {
+        role: "assistant".to_owned(),
+        parts: vec![said("A cat.")],
+        ..Message::default()
+    };
+    chat.messages.extend([answer, chat.messages[0].clone()]);
+    chat.template_kwargs
+        .insert("task".to_owned(), json!("image captioning"));
+    assert_eq!(
+        form(&chat).unwrap(),
+        "<grounding> Question: What? Answer: A cat. What?"
+    );
+}
+
+#[test]
 fn grounding_can_be_refused() {
     let with = |value| {
         let mut chat = user(Vec::new());

@@ -73,15 +73,17 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    pub(crate) fn new(style: Arc<Style>) -> Self {
+    /// An answer of its own, or one that continues the text of the tokens `before` it.
+    pub(crate) fn new(style: Arc<Style>, before: &[u32]) -> Result<Self, Refusal> {
         let tokenizer = Arc::clone(&style.tokenizer);
-        Self {
-            detokenizer: Detokenizer::new(tokenizer, style.skip_special_tokens),
+        let detokenizer = Detokenizer::after(tokenizer, style.skip_special_tokens, before);
+        Ok(Self {
+            detokenizer: detokenizer.map_err(|error| undecodable(&error))?,
             matcher: StopMatcher::new(style.stops.clone(), style.include_stop),
             style,
             tokens: 0,
             whole: String::new(),
-        }
+        })
     }
 
     /// Tokens so far, the one that ends the answer included.

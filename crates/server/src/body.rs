@@ -33,9 +33,13 @@ const PARSE_INLINE_BYTES: usize = 64 << 10;
 pub(crate) async fn read<T: Send + 'static>(
     request: Request,
     config: &ServerConfig,
-    parse: fn(&[u8]) -> Result<T, RequestError>,
+    parse: impl FnOnce(&[u8]) -> Result<T, RequestError> + Send + 'static,
 ) -> Result<T, Refusal> {
     let body = read_json(request, config).await?;
+    let parse = move |body: &[u8]| {
+        vlmd_api::check_structure(body)?;
+        parse(body)
+    };
     if body.len() < PARSE_INLINE_BYTES {
         return Ok(parse(&body)?);
     }
@@ -86,7 +90,8 @@ async fn collect(body: Body, limit: usize, declared: Option<u64>) -> Result<Vec<
     Ok(collected)
 }
 
-async fn linger(mut stream: BodyDataStream, limit: usize) {
+/// Reads the rest of a body and throws it away, for a while.
+pub(crate) async fn linger(mut stream: BodyDataStream, limit: usize) {
     let mut left = limit.saturating_mul(LINGER_FACTOR);
     let discard = async {
         while let Some(Ok(chunk)) = stream.next().await {
@@ -100,7 +105,8 @@ async fn linger(mut stream: BodyDataStream, limit: usize) {
     let _ = tokio::time::timeout(LINGER, discard).await;
 }
 
-fn declared_length(headers: &HeaderMap) -> Option<u64> {
+/// What `Content-Length` says.
+pub(crate) fn declared_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 

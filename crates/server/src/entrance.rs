@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use axum::extract::Request;
 use tracing::{Instrument as _, info_span};
-use vlmd_api::ChatRequest;
+use vlmd_api::{ChatRequest, CompletionRequest};
 
+use crate::assets::Owner;
 use crate::auth::Caller;
 use crate::error::Refusal;
 use crate::generation::{self, Generation};
+use crate::prompt::Prompt;
 use crate::state::{Admission, AppState, ServedModel};
-use crate::{prompt, tool_calls};
+use crate::{prompt, text_prompt, tool_calls};
 
 /// A request that was let in, before its body is read.
 #[derive(Debug)]
@@ -21,13 +23,30 @@ pub(crate) struct Entrance {
 }
 
 impl Entrance {
-    /// Lets a request in if there is a model and a place.
+    /// Lets a request in if there is a model and a place, and all assets that its header names.
     pub(crate) fn new(state: &AppState, request: &Request) -> Result<Self, Refusal> {
-        Ok(Self {
+        let entrance = Self {
             model: Arc::clone(state.model()?),
             admission: state.admit()?,
             caller: request.extensions().get::<Caller>().copied(),
-        })
+        };
+        let owner = Owner::from(entrance.caller);
+        state.assets().check_references(owner, request.headers())?;
+        Ok(entrance)
+    }
+
+    /// Makes the prompt and counts its tokens. Takes of the request what [`Self::submit`] does.
+    pub(crate) async fn count(
+        self,
+        state: &AppState,
+        request: &mut ChatRequest,
+    ) -> Result<usize, Refusal> {
+        check_name(&self.model, &request.model)?;
+        tool_calls::check(&self.model, request)?;
+        let prompt = prompt::prepare(state, &self.model, request, self.caller)
+            .instrument(info_span!("prepare"))
+            .await?;
+        Ok(prompt.prepared.tokens.len())
     }
 
     /// Makes the prompt and puts the request into the engine's line. Takes its messages, template
@@ -46,6 +65,54 @@ impl Entrance {
             .await?;
         let grammar = grammar.as_ref();
         Generation::submit(state, self.admission, model, request, &prompt, grammar)
+    }
+
+    /// The same for texts to be continued: the answers to each. Takes the prompts out of the
+    /// request.
+    pub(crate) async fn complete(
+        self,
+        state: &AppState,
+        request: &mut CompletionRequest,
+    ) -> Result<Vec<Generation>, Refusal> {
+        let model = &self.model;
+        let grammar = {
+            let settings = &request.settings;
+            check_name(model, &settings.model)?;
+            generation::check_token_ids(model, settings)?;
+            tool_calls::grammar(state, model, settings).await?
+        };
+        let prompts = text_prompt::prepare(state, model, request, self.caller)
+            .instrument(info_span!("prepare"))
+            .await?;
+        let (settings, grammar) = (&request.settings, grammar.as_ref());
+        let submit = |prompt| {
+            let admission = self.admission.clone();
+            Generation::submit(state, admission, model, settings, prompt, grammar)
+        };
+        prompts.iter().map(submit).collect()
+    }
+
+    /// Makes the prompt of a conversation to be looked at: nothing is asked of the model.
+    pub(crate) async fn show(
+        &self,
+        state: &AppState,
+        request: &mut ChatRequest,
+    ) -> Result<Prompt, Refusal> {
+        tool_calls::check(&self.model, request)?;
+        prompt::show(state, &self.model, request, self.caller)
+            .instrument(info_span!("prepare"))
+            .await
+    }
+
+    /// The same of texts.
+    pub(crate) async fn show_texts(
+        &self,
+        state: &AppState,
+        request: &mut CompletionRequest,
+    ) -> Result<Vec<Prompt>, Refusal> {
+        text_prompt::prepare(state, &self.model, request, self.caller)
+            .instrument(info_span!("prepare"))
+            .await
     }
 }
 

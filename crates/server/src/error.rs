@@ -6,10 +6,13 @@ use axum::Json;
 use axum::http::header::{CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use vlmd_api::{ErrorBody, ErrorDetail, ErrorType, Health};
+use vlmd_api::{ErrorBody, ErrorDetail, ErrorType, FieldNames, Health};
 use vlmd_engine::SubmitError;
 use vlmd_media::{ErrorKind, MediaError};
 use vlmd_models::PrepareError;
+
+use crate::assets::AssetRefusal;
+use crate::responses::ResponseRefusal;
 
 /// Why a request is not answered.
 ///
@@ -19,8 +22,26 @@ use vlmd_models::PrepareError;
 pub(crate) enum Refusal {
     #[error(transparent)]
     Request(#[from] vlmd_api::RequestError),
+    #[error(transparent)]
+    Asset(#[from] AssetRefusal),
+    #[error("`{field}` is Kosmos-2's alone: this model does not know it")]
+    KosmosField { field: &'static str },
     #[error("a valid API key is required: `Authorization: Bearer <key>`")]
     Unauthorized,
+    #[error("this API key may send {limit} requests a minute; the next is free in {wait} s")]
+    TooManyRequests { limit: u32, wait: u32 },
+    #[error("this API key may have {limit} requests under way at a time, and has")]
+    TooManyAtOnce { limit: u32 },
+    #[error("the URL may have at most {limit} bytes, this one has {given}")]
+    UrlTooLong { limit: usize, given: usize },
+    #[error("the header may have at most {limit} {what}, this one has {given}")]
+    HeaderTooLarge {
+        limit: usize,
+        what: &'static str,
+        given: usize,
+    },
+    #[error("the request {0}")]
+    BadHead(&'static str),
     #[error("the request body must be JSON (`Content-Type: application/json`), got {0}")]
     ContentType(String),
     #[error(
@@ -40,7 +61,11 @@ pub(crate) enum Refusal {
     #[error(
         "At most {limit} image(s) may be provided in one request (`--max-images`), this one has {given}."
     )]
-    TooManyImages { limit: usize, given: usize },
+    TooManyImages {
+        limit: usize,
+        given: usize,
+        field: Cow<'static, str>,
+    },
     #[error("`messages[{index}].labels`: this model's answers cannot be steered by labels")]
     Labels { index: usize },
     #[error(
@@ -60,24 +85,28 @@ pub(crate) enum Refusal {
     #[error("`{field}`: {source}")]
     Prepare { field: String, source: PrepareError },
     #[error(
-        "This model's maximum context length is {limit} tokens (`--max-model-len`), and the \
-         messages take {prompt} of them, which leaves no room for an answer."
+        "This model's maximum context length is {limit} tokens (`--max-model-len`), and `{field}` \
+         takes {prompt} of them, which leaves no room for an answer."
     )]
-    PromptTooLong { limit: usize, prompt: usize },
+    PromptTooLong {
+        limit: usize,
+        prompt: usize,
+        field: Cow<'static, str>,
+    },
     #[error(
         "This model's maximum context length is {limit} tokens (`--max-model-len`), but {prompt} \
-         in the messages and `{field}` of {wanted} make {}.",
+         in the prompt and `{field}` of {wanted} make {}.",
         .prompt.saturating_add(*.wanted)
     )]
     AnswerTooLong {
         limit: usize,
         prompt: usize,
         wanted: usize,
-        field: &'static str,
+        field: Cow<'static, str>,
     },
     #[error("`{field}` must name tokens below {vocab_size}, the size of the vocabulary, got {id}")]
     UnknownToken {
-        field: &'static str,
+        field: Cow<'static, str>,
         id: u32,
         vocab_size: usize,
     },
@@ -89,6 +118,8 @@ pub(crate) enum Refusal {
     NotReady(Health),
     #[error("{limit} requests are under way already (`--max-inflight`)")]
     Overloaded { limit: usize },
+    #[error(transparent)]
+    Response(#[from] ResponseRefusal),
     #[error("{0}")]
     Submit(SubmitError),
     #[error("{0}")]
@@ -132,14 +163,36 @@ const INTERNAL: Class = class(
 
 impl Refusal {
     fn class(&self) -> Class {
-        use ErrorType::{AuthenticationError, InvalidRequestError, NotFoundError};
+        use ErrorType::{AuthenticationError, InvalidRequestError, NotFoundError, RateLimitError};
         match self {
             Self::Request(error) => bad_request(error.code()),
+            Self::Asset(refusal) => class(refusal.status(), refusal.kind(), refusal.code()),
             Self::Unauthorized => class(
                 StatusCode::UNAUTHORIZED,
                 AuthenticationError,
                 "invalid_api_key",
             ),
+            Self::TooManyRequests { .. } => class(
+                StatusCode::TOO_MANY_REQUESTS,
+                RateLimitError,
+                "rate_limit_exceeded",
+            ),
+            Self::TooManyAtOnce { .. } => class(
+                StatusCode::TOO_MANY_REQUESTS,
+                RateLimitError,
+                "concurrency_limit_exceeded",
+            ),
+            Self::UrlTooLong { .. } => class(
+                StatusCode::URI_TOO_LONG,
+                InvalidRequestError,
+                "url_too_long",
+            ),
+            Self::HeaderTooLarge { .. } => class(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                InvalidRequestError,
+                "header_too_large",
+            ),
+            Self::BadHead(_) => bad_request("invalid_request_head"),
             Self::ContentType(_) => class(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 InvalidRequestError,
@@ -166,7 +219,9 @@ impl Refusal {
                 class(StatusCode::NOT_FOUND, NotFoundError, "model_not_found")
             }
             Self::TooManyImages { .. } => bad_request("too_many_images"),
-            Self::Labels { .. } | Self::Tools { .. } => bad_request("unsupported_parameter"),
+            Self::Labels { .. } | Self::Tools { .. } | Self::KosmosField { .. } => {
+                bad_request("unsupported_parameter")
+            }
             Self::UnknownImage { .. } => bad_request("unknown_image_uuid"),
             Self::Media { source, .. } => media_class(source.kind()),
             Self::Prepare { source, .. } => match source {
@@ -181,6 +236,10 @@ impl Refusal {
             Self::UnknownToken { .. } => bad_request("invalid_value"),
             Self::Grammar { .. } => bad_request("invalid_grammar"),
             Self::GrammarsBusy { .. } => unavailable("overloaded"),
+            Self::Response(refusal) if refusal.is_not_found() => {
+                class(StatusCode::NOT_FOUND, NotFoundError, refusal.code())
+            }
+            Self::Response(refusal) => bad_request(refusal.code()),
             Self::NotReady(_) => unavailable("not_ready"),
             Self::Overloaded { .. } => unavailable("overloaded"),
             Self::Submit(error) => match error {
@@ -213,31 +272,57 @@ impl Refusal {
     fn param(&self) -> Option<String> {
         match self {
             Self::Request(error) => error.param().map(str::to_owned),
+            Self::Asset(refusal) => refusal.param(),
+            Self::KosmosField { field } => Some((*field).into()),
             Self::UnknownModel { .. } => Some("model".into()),
-            Self::TooManyImages { .. }
-            | Self::PromptTooLong { .. }
-            | Self::Submit(SubmitError::TooLong { .. } | SubmitError::PicturesTooLarge { .. }) => {
+            Self::Submit(SubmitError::TooLong { .. } | SubmitError::PicturesTooLarge { .. }) => {
                 Some("messages".into())
             }
+            Self::Response(refusal) => refusal.param().map(str::to_owned),
             Self::Labels { index } => Some(format!("messages[{index}].labels")),
             Self::Tools { field }
             | Self::UnknownImage { field, .. }
             | Self::Grammar { field, .. }
             | Self::Media { field, .. }
             | Self::Prepare { field, .. } => Some(field.clone()),
-            Self::AnswerTooLong { field, .. } | Self::UnknownToken { field, .. } => {
-                Some((*field).into())
-            }
+            Self::TooManyImages { field, .. }
+            | Self::PromptTooLong { field, .. }
+            | Self::AnswerTooLong { field, .. }
+            | Self::UnknownToken { field, .. } => Some(field.to_string()),
             _ => None,
         }
+    }
+
+    /// The same refusal where fields have the names of another dialect.
+    pub(crate) fn renamed(mut self, names: &FieldNames) -> Self {
+        match &mut self {
+            Self::Tools { field }
+            | Self::UnknownImage { field, .. }
+            | Self::Grammar { field, .. }
+            | Self::Media { field, .. }
+            | Self::Prepare { field, .. } => *field = names.of(field),
+            Self::TooManyImages { field, .. }
+            | Self::PromptTooLong { field, .. }
+            | Self::AnswerTooLong { field, .. }
+            | Self::UnknownToken { field, .. } => *field = names.of(field).into(),
+            _ => {}
+        }
+        self
     }
 
     /// Seconds after which the same request may do better.
     fn retry_after(&self) -> Option<u32> {
         match self {
+            Self::Asset(refusal) => refusal.retry_after(),
+            Self::TooManyRequests { wait, .. } => Some(*wait),
+            Self::TooManyAtOnce { .. } => Some(1),
             // A model takes its time to load.
             Self::NotReady(_) => Some(10),
             Self::Overloaded { .. }
+            | Self::Media {
+                source: MediaError::Busy,
+                ..
+            }
             | Self::Submit(SubmitError::QueueFull { .. } | SubmitError::QueueTokens { .. })
             | Self::Generation(vlmd_engine::RequestError::QueuedTooLong) => Some(1),
             Self::Submit(SubmitError::NotRunning)
@@ -279,13 +364,20 @@ impl Refusal {
             Self::NotReady(Health::DRAINING) => {
                 Some((CONNECTION, HeaderValue::from_static("close")))
             }
-            Self::BodyTooLarge { .. } | Self::BodyTimeout(_) => {
-                Some((CONNECTION, HeaderValue::from_static("close")))
-            }
+            Self::BodyTooLarge { .. }
+            | Self::BodyTimeout(_)
+            | Self::Asset(AssetRefusal::TooLarge { .. })
+            | Self::UrlTooLong { .. }
+            | Self::HeaderTooLarge { .. }
+            | Self::BadHead(_) => Some((CONNECTION, HeaderValue::from_static("close"))),
             _ => None,
         }
     }
 }
+
+/// What a response refuses, left with it for dialects that say it in another form.
+#[derive(Debug, Clone)]
+pub(crate) struct Refused(pub(crate) ErrorBody);
 
 /// A client's word, short enough to repeat.
 fn shown(word: &str) -> String {
@@ -303,6 +395,7 @@ fn media_class(kind: ErrorKind) -> Class {
         ErrorKind::FetchFailed => bad_request("image_download_failed"),
         ErrorKind::TooLarge => bad_request("image_too_large"),
         ErrorKind::UnsupportedFormat | ErrorKind::InvalidImage => bad_request("invalid_image"),
+        ErrorKind::Busy => unavailable("overloaded"),
         _ => INTERNAL,
     }
 }
@@ -313,7 +406,9 @@ impl IntoResponse for Refusal {
         if status == StatusCode::INTERNAL_SERVER_ERROR {
             tracing::error!(error = ?self, "a request failed");
         }
-        let mut response = (status, Json(self.body())).into_response();
+        let body = self.body();
+        let mut response = (status, Json(&body)).into_response();
+        response.extensions_mut().insert(Refused(body));
         let headers = response.headers_mut();
         if let Some((name, value)) = self.header() {
             headers.insert(name, value);
@@ -364,7 +459,7 @@ mod tests {
             limit: 100,
             prompt: 60,
             wanted: 50,
-            field: "max_tokens",
+            field: "max_tokens".into(),
         };
         let error = refusal.body().error;
         for number in ["100", "60", "50", "110"] {

@@ -20,6 +20,7 @@ use crate::answer::{Answer, Piece, Style};
 use crate::constraint::Constrained;
 use crate::error::Refusal;
 use crate::metrics::Outcome;
+use crate::pace::Pace;
 use crate::prompt::Prompt;
 use crate::state::{Admission, AppState, ServedModel};
 use crate::tool_calls::{self, CallReaders};
@@ -33,6 +34,9 @@ pub(crate) struct Generation {
     streams: Vec<Option<EventStream>>,
     answers: Vec<Answer>,
     calls: CallReaders,
+    pace: Pace,
+    /// Why there will be nothing more, while there is still something to be sent.
+    failure: Option<Refusal>,
     abort: CancellationToken,
     account: Account,
 }
@@ -67,7 +71,7 @@ impl Generation {
         grammar: Option<&Grammar>,
     ) -> Result<Self, Refusal> {
         let prompt_tokens = prompt.prepared.tokens.len();
-        let limits = limits(model, request, prompt_tokens)?;
+        let limits = limits(model, request, prompt)?;
         let style = Arc::new(style(model, request, &limits));
         let sampling = Sampling {
             bad_words: prompt.bad_words.clone(),
@@ -91,9 +95,11 @@ impl Generation {
         Ok(Self {
             answers: streams
                 .iter()
-                .map(|_| Answer::new(Arc::clone(&style)))
-                .collect(),
+                .map(|_| Answer::new(Arc::clone(&style), prompt.continued()))
+                .collect::<Result<_, _>>()?,
             calls: CallReaders::new(model, request, open),
+            pace: Pace::new(state.config().stream_interval, open),
+            failure: None,
             streams,
             abort: state.aborted(),
             account: Account {
@@ -141,6 +147,24 @@ impl Generation {
     /// The next piece of any answer with that answer's index; `None` when all have ended. After
     /// an error, which ends all of them, as well.
     pub(crate) async fn next(&mut self) -> Option<Result<(usize, Piece), Refusal>> {
+        while self.failure.is_none() {
+            match self.step().await? {
+                Ok((index, piece, tokens)) => {
+                    if let Some(piece) = self.pace.push(index, piece, tokens) {
+                        return Some(Ok((index, piece)));
+                    }
+                }
+                Err(refusal) => self.failure = Some(refusal),
+            }
+        }
+        match self.pace.rest() {
+            Some(held) => Some(Ok(held)),
+            None => self.failure.take().map(Err),
+        }
+    }
+
+    /// What the next event of the engine adds, to which answer, and in how many tokens.
+    async fn step(&mut self) -> Option<Result<(usize, Piece, usize), Refusal>> {
         if self.streams.iter().all(Option::is_none) {
             return None;
         }
@@ -161,7 +185,8 @@ impl Generation {
             Ok(piece) => piece,
             Err(refusal) => return Some(Err(self.fail(refusal))),
         };
-        self.account.count(answer.tokens() - before);
+        let tokens = answer.tokens() - before;
+        self.account.count(tokens);
         self.account.time(piece.timings);
         if let Some(end) = &piece.end {
             // Of an answer that its text has ended, the engine does not know yet.
@@ -174,7 +199,7 @@ impl Generation {
             let metrics = self.account.state.metrics();
             metrics.ended(Outcome::Finished(end.reason));
         }
-        Some(Ok((index, self.calls.read(index, piece))))
+        Some(Ok((index, self.calls.read(index, piece), tokens)))
     }
 
     fn fail(&mut self, refusal: Refusal) -> Refusal {
@@ -268,21 +293,26 @@ impl Drop for Account {
 }
 
 /// When the answers end; refuses what the context or the vocabulary cannot hold.
-fn limits(model: &ServedModel, request: &ChatRequest, prompt: usize) -> Result<Limits, Refusal> {
+fn limits(model: &ServedModel, request: &ChatRequest, made: &Prompt) -> Result<Limits, Refusal> {
     let limit = model.engine.max_model_len();
+    let prompt = made.prepared.tokens.len();
     let room = limit.checked_sub(prompt).filter(|room| *room > 0);
     let Some(room) = room else {
-        return Err(Refusal::PromptTooLong { limit, prompt });
+        return Err(Refusal::PromptTooLong {
+            limit,
+            prompt,
+            field: made.origin.field().into(),
+        });
     };
     let max_tokens = match request.max_new_tokens() {
-        None => room.min(model.default_max_tokens),
+        None => room.min(made.origin.default_max_tokens(model)),
         Some(wanted) if wanted as usize <= room => wanted as usize,
         Some(wanted) => {
             return Err(Refusal::AnswerTooLong {
                 limit,
                 prompt,
                 wanted: wanted as usize,
-                field: request.max_new_tokens_field(),
+                field: request.max_new_tokens_field().into(),
             });
         }
     };
@@ -312,7 +342,7 @@ pub(crate) fn check_token_ids(model: &ServedModel, request: &ChatRequest) -> Res
     {
         None => Ok(()),
         Some((field, id)) => Err(Refusal::UnknownToken {
-            field,
+            field: field.into(),
             id,
             vocab_size: model.vocab_size,
         }),

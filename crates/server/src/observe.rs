@@ -3,19 +3,22 @@
 use std::any::Any;
 use std::time::Instant;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use tower_http::catch_panic::ResponseForPanic;
 use tracing::field::{Empty, display};
 use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
+use crate::auth::KeyName;
 use crate::error::Refusal;
 use crate::state::AppState;
 use crate::trace_context::TraceParent;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest request id that is taken from a client.
 const MAX_REQUEST_ID: usize = 128;
@@ -42,12 +45,14 @@ pub(crate) async fn observe(
     let status = status.as_u16();
     #[cfg(feature = "otlp")]
     crate::telemetry::end(&span, status);
+    let key = response.extensions().get::<KeyName>();
+    let key = key.map(|KeyName(name)| &**name);
     let _entered = span.enter();
     // Probes come every few seconds and say nothing new.
     if method == Method::GET && status < 400 {
-        tracing::debug!(%method, path, status, latency_ms, "answered");
+        tracing::debug!(%method, path, status, latency_ms, key, "answered");
     } else {
-        tracing::info!(%method, path, status, latency_ms, "answered");
+        tracing::info!(%method, path, status, latency_ms, key, "answered");
     }
     response
 }
@@ -98,16 +103,61 @@ fn request_id(request: &Request) -> HeaderValue {
     }
 }
 
-/// What a panic in a handler becomes. Its words stay in the process.
-pub(crate) fn panicked(_panic: Box<dyn Any + Send>) -> Response {
-    Refusal::Internal.into_response()
+/// What panics in handlers become: counted, and answered without their words, which stay in the
+/// process.
+#[derive(Debug, Clone)]
+pub(crate) struct Panics(pub(crate) AppState);
+
+impl ResponseForPanic for Panics {
+    type ResponseBody = Body;
+
+    fn response_for_panic(&mut self, _panic: Box<dyn Any + Send>) -> Response {
+        self.0.metrics().panicked();
+        Refusal::Internal.into_response()
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::body::Body;
+    use axum::Router;
+    use axum::http::StatusCode;
+    use axum::middleware::from_fn_with_state;
+    use axum::routing::get;
+    use tower::ServiceExt as _;
+    use tower_http::catch_panic::CatchPanicLayer;
 
     use super::*;
+    use crate::{ModelSlot, ServerConfig};
+
+    async fn broken() -> &'static str {
+        panic!("words of the inside")
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_answered_500_and_counted() {
+        let state = AppState::new(ServerConfig::default(), ModelSlot::default());
+        let router = Router::new()
+            .route("/", get(broken))
+            .layer(CatchPanicLayer::custom(Panics(state.clone())))
+            .layer(from_fn_with_state(state.clone(), observe));
+        let request = Request::builder().body(Body::empty()).unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(response.headers().contains_key(REQUEST_ID));
+        let body = axum::body::to_bytes(response.into_body(), 10_000).await;
+        let body = String::from_utf8(body.unwrap().to_vec()).unwrap();
+        assert!(
+            body.contains("internal_error") && !body.contains("words"),
+            "{body}"
+        );
+        let metrics = state.metrics().render(None, &[], 0, false);
+        for line in [
+            "vlmd:handler_panics_total 1",
+            "vlmd:http_responses_total{status=\"500\"} 1",
+        ] {
+            assert!(metrics.lines().any(|found| found == line), "{metrics}");
+        }
+    }
 
     fn id_for(given: &str) -> String {
         let request = Request::builder()

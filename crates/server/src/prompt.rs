@@ -1,11 +1,11 @@
-//! From a request to a prompt: pictures, template, tokens.
+//! From a conversation to a prompt: pictures, template, tokens.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::task::spawn_blocking;
 use tracing::{Instrument as _, Span, info_span};
-use vlmd_api::{ChatRequest, ContentPart, Message, MessageContent, PastCall};
+use vlmd_api::{ChatRequest, ContentPart, DEFAULT_MAX_TOKENS, Message, MessageContent, PastCall};
 use vlmd_backend::Prepared;
 use vlmd_models::{Chat, Message as ModelMessage, Part, PrepareError, ToolCall};
 
@@ -23,6 +23,46 @@ pub(crate) struct Prompt {
     pub(crate) bad_words: Vec<Vec<u32>>,
     /// Only prompts with the same share what is computed.
     pub(crate) salt: Vec<u8>,
+    pub(crate) origin: Origin,
+    /// As it reads, where that is known: it is not made to be answered.
+    pub(crate) text: Option<String>,
+}
+
+/// What a prompt was made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A conversation, to which the answer adds a message.
+    Messages,
+    /// A text, which the answer continues.
+    Text,
+}
+
+impl Origin {
+    /// The field of the request.
+    pub(crate) fn field(self) -> &'static str {
+        match self {
+            Self::Messages => "messages",
+            Self::Text => "prompt",
+        }
+    }
+
+    /// Most tokens of an answer whose request does not bound it.
+    pub(crate) fn default_max_tokens(self, model: &ServedModel) -> usize {
+        match self {
+            Self::Messages => model.default_max_tokens,
+            Self::Text => DEFAULT_MAX_TOKENS as usize,
+        }
+    }
+}
+
+impl Prompt {
+    /// The tokens whose text the answer continues.
+    pub(crate) fn continued(&self) -> &[u32] {
+        match self.origin {
+            Origin::Messages => &[],
+            Origin::Text => &self.prepared.tokens,
+        }
+    }
 }
 
 /// What is made into a prompt.
@@ -32,6 +72,8 @@ struct Draft {
     pictures: Vec<Arrived>,
     owner: Owner,
     bad_words: Vec<String>,
+    /// Whether its text is wanted.
+    shown: bool,
 }
 
 /// Makes the prompt of a request. Takes its messages, template arguments and bad words out of it.
@@ -40,6 +82,26 @@ pub(crate) async fn prepare(
     model: &Arc<ServedModel>,
     request: &mut ChatRequest,
     caller: Option<Caller>,
+) -> Result<Prompt, Refusal> {
+    make(state, model, request, caller, false).await
+}
+
+/// The same with its text, for a prompt that is to be looked at.
+pub(crate) async fn show(
+    state: &AppState,
+    model: &Arc<ServedModel>,
+    request: &mut ChatRequest,
+    caller: Option<Caller>,
+) -> Result<Prompt, Refusal> {
+    make(state, model, request, caller, true).await
+}
+
+async fn make(
+    state: &AppState,
+    model: &Arc<ServedModel>,
+    request: &mut ChatRequest,
+    caller: Option<Caller>,
+    shown: bool,
 ) -> Result<Prompt, Refusal> {
     let given: usize = request
         .messages
@@ -50,6 +112,7 @@ pub(crate) async fn prepare(
         return Err(Refusal::TooManyImages {
             limit: model.max_images,
             given,
+            field: "messages".into(),
         });
     }
     let labelled = request.messages.iter().position(|m| !m.labels.is_empty());
@@ -83,7 +146,7 @@ pub(crate) async fn prepare(
     let start = Instant::now();
     let pictures = model
         .pictures
-        .load(&model.media, &owner, &wanted)
+        .load(&model.media, state.assets(), &owner, &wanted)
         .instrument(info_span!("media", pictures = given))
         .await?;
     let media_ms = start.elapsed().as_millis();
@@ -92,9 +155,11 @@ pub(crate) async fn prepare(
         pictures,
         owner,
         bad_words: std::mem::take(&mut request.bad_words),
+        shown,
     };
     let start = Instant::now();
-    let prompt = run_processor(state, Arc::clone(model), draft)
+    let processing = Arc::clone(model);
+    let prompt = at_work(state, move || draft.finish(&processing))
         .instrument(info_span!("process"))
         .await?;
     let process_ms = start.elapsed().as_millis();
@@ -114,23 +179,22 @@ pub(crate) async fn prepare(
 /// A field of the request, and what is wrong with it.
 type Fault = (&'static str, PrepareError);
 
-/// Runs the model's processor on a blocking thread, a bounded number at a time.
-async fn run_processor(
+/// Does what takes its time on a blocking thread, a bounded number of such works at a time.
+pub(crate) async fn at_work<T: Send + 'static>(
     state: &AppState,
-    model: Arc<ServedModel>,
-    draft: Draft,
-) -> Result<Result<Prompt, Fault>, Refusal> {
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
     let slots = Arc::clone(state.prepare_slots());
     let slot = slots.acquire_owned().await.map_err(|_| Refusal::Internal)?;
     // The slot goes along: a client that leaves does not free it before the work is done.
     let span = Span::current();
     let work = spawn_blocking(move || {
-        let prompt = span.in_scope(|| draft.finish(&model));
+        let result = span.in_scope(work);
         drop(slot);
-        prompt
+        result
     });
     work.await.map_err(|error| {
-        tracing::error!(%error, "the processor panicked");
+        tracing::error!(%error, "making a prompt panicked");
         Refusal::Internal
     })
 }
@@ -150,10 +214,13 @@ impl Draft {
             .collect::<Result<Vec<_>, _>>()
             .and_then(|images| processor.compose(&self.chat, &images))
             .map_err(|error| ("messages", error))?;
+        let text = self.shown.then(|| processor.render(&self.chat)).transpose();
         Ok(Prompt {
             prepared,
             bad_words,
             salt: self.owner.salt(),
+            origin: Origin::Messages,
+            text: text.map_err(|error| ("messages", error))?,
         })
     }
 }

@@ -22,14 +22,16 @@ use axum::response::{IntoResponse, Response, Sse};
 use futures::Stream;
 use serde::Serialize;
 use vlmd_api::{
-    ChatChunk, ChoiceLogprobs, ChunkChoice, Delta, StreamErrorBody, StreamOptions, TokenLogprob,
+    ChatChunk, ChoiceLogprobs, ChunkChoice, Delta, HostedChunk, StreamErrorBody, StreamOptions,
+    TokenLogprob,
 };
 
 use crate::answer::Piece;
+use crate::error::Refusal;
 use crate::generation::Generation;
 
 /// Silence after which a comment is sent. Proxies commonly close after 30 or 60 seconds.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What all chunks of a stream share.
 #[derive(Debug)]
@@ -41,11 +43,29 @@ pub(crate) struct Envelope {
     pub(crate) logprobs: bool,
 }
 
+/// Makes a frame of a chunk.
+pub(crate) type Write = fn(ChatChunk) -> Option<Event>;
+
+/// Chunks as OpenAI sends them.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "other dialects make theirs of it"
+)]
+pub(crate) fn chat(chunk: ChatChunk) -> Option<Event> {
+    event(&chunk)
+}
+
+/// Chunks as NVIDIA's hosted models send them.
+pub(crate) fn hosted(chunk: ChatChunk) -> Option<Event> {
+    event(&HostedChunk::from(chunk))
+}
+
 #[derive(Debug)]
 struct Frames {
     /// `None` once the last frame is in the queue.
     generation: Option<Generation>,
     envelope: Envelope,
+    write: Write,
     /// Log probabilities of tokens whose text is not out yet, for each answer.
     withheld: Vec<Vec<TokenLogprob>>,
     queue: VecDeque<Event>,
@@ -53,9 +73,22 @@ struct Frames {
 
 /// Sends the answers while they are written. The response body owns the generation, so a client
 /// that goes away gives it up.
-pub(crate) fn respond(generation: Generation, envelope: Envelope) -> Response {
-    let frames = frames(Frames::new(generation, envelope));
-    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("ping");
+pub(crate) fn respond(generation: Generation, envelope: Envelope, write: Write) -> Response {
+    stream(frames(Frames::new(generation, envelope, write)))
+}
+
+/// A response of `frames`, with a comment where there are none for long.
+pub(crate) fn stream(
+    frames: impl Stream<Item = Result<Event, Infallible>> + Send + 'static,
+) -> Response {
+    response(frames, KeepAlive::new().interval(KEEP_ALIVE).text("ping"))
+}
+
+/// A response of `frames`, with `keep_alive` where there are none for long.
+pub(crate) fn response(
+    frames: impl Stream<Item = Result<Event, Infallible>> + Send + 'static,
+    keep_alive: KeepAlive,
+) -> Response {
     let mut response = Sse::new(frames).keep_alive(keep_alive).into_response();
     let headers = response.headers_mut();
     for (name, value) in [
@@ -80,10 +113,7 @@ fn frames(frames: Frames) -> impl Stream<Item = Result<Event, Infallible>> {
             match next {
                 Some(Ok((index, piece))) => frames.piece(index, piece),
                 Some(Err(refusal)) => {
-                    if refusal.status().is_server_error() {
-                        tracing::error!(error = %refusal, "a stream broke off");
-                    }
-                    frames.send(&StreamErrorBody::from(refusal.body()));
+                    frames.queue.extend(broken_off(&refusal));
                     frames.done();
                 }
                 None => frames.finish(),
@@ -93,11 +123,12 @@ fn frames(frames: Frames) -> impl Stream<Item = Result<Event, Infallible>> {
 }
 
 impl Frames {
-    fn new(generation: Generation, envelope: Envelope) -> Self {
+    fn new(generation: Generation, envelope: Envelope, write: Write) -> Self {
         let count = generation.len();
         let mut frames = Self {
             generation: Some(generation),
             envelope,
+            write,
             withheld: vec![Vec::new(); count],
             queue: VecDeque::new(),
         };
@@ -168,7 +199,7 @@ impl Frames {
             choices,
             usage: usage.filter(|_| with_usage),
         };
-        self.send(&chunk);
+        self.queue.extend((self.write)(chunk));
     }
 
     fn finish(&mut self) {
@@ -184,14 +215,55 @@ impl Frames {
 
     fn done(&mut self) {
         self.generation = None;
-        self.queue.push_back(Event::default().data("[DONE]"));
+        self.queue.push_back(done());
     }
+}
 
-    fn send(&mut self, frame: &impl Serialize) {
-        match Event::default().json_data(frame) {
-            Ok(event) => self.queue.push_back(event),
-            // Nothing in a frame can fail to be written as JSON.
-            Err(error) => tracing::error!(%error, "a frame was lost"),
-        }
+/// A stream of these texts as one answer, without an engine behind it.
+#[cfg(fuzzing)]
+pub(crate) fn of_texts(texts: Vec<String>) -> Response {
+    let mut spoken = Frames {
+        generation: None,
+        envelope: Envelope {
+            id: String::new(),
+            created: 0,
+            model: texts.first().cloned().unwrap_or_default(),
+            options: None,
+            logprobs: false,
+        },
+        write: chat,
+        withheld: vec![Vec::new()],
+        queue: VecDeque::new(),
+    };
+    for text in texts {
+        let piece = Piece {
+            text,
+            ..Piece::default()
+        };
+        spoken.piece(0, piece);
     }
+    spoken.done();
+    Sse::new(frames(spoken)).into_response()
+}
+
+/// A frame as an event.
+pub(crate) fn event(frame: &impl Serialize) -> Option<Event> {
+    // Nothing in a frame can fail to be written as JSON.
+    Event::default()
+        .json_data(frame)
+        .inspect_err(|error| tracing::error!(%error, "a frame was lost"))
+        .ok()
+}
+
+/// The frame that tells why a stream breaks off.
+pub(crate) fn broken_off(refusal: &Refusal) -> Option<Event> {
+    if refusal.status().is_server_error() {
+        tracing::error!(error = %refusal, "a stream broke off");
+    }
+    event(&StreamErrorBody::from(refusal.body()))
+}
+
+/// The last frame of every stream.
+pub(crate) fn done() -> Event {
+    Event::default().data("[DONE]")
 }

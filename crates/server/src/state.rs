@@ -14,11 +14,13 @@ use vlmd_engine::{Engine, Sampling};
 use vlmd_media::MediaGate;
 use vlmd_models::Processor;
 
+use crate::assets::AssetStore;
 use crate::constraint::Grammars;
 use crate::error::Refusal;
 use crate::metrics::Metrics;
 use crate::pictures::PictureStore;
-use crate::{ServerConfig, html, openapi};
+use crate::responses::ResponseStore;
+use crate::{Checkpoint, ServerConfig, html, openapi};
 
 /// A loaded model with what it takes to serve it.
 #[derive(Clone)]
@@ -33,6 +35,8 @@ pub struct ServedModel {
     pub media: MediaGate,
     /// Remembers them. This model's alone.
     pub pictures: PictureStore,
+    /// What is told of the model's files.
+    pub checkpoint: Checkpoint,
     /// Most tokens of an answer whose request does not bound it (`--default-max-tokens`). An
     /// admitted request holds cache blocks for its longest possible answer, and a model with
     /// LongRoPE chooses its factors by that length: without this bound every careless request
@@ -116,21 +120,23 @@ struct Inner {
     inflight: Arc<Semaphore>,
     prepare: Arc<Semaphore>,
     grammars: Grammars,
+    assets: AssetStore,
+    responses: ResponseStore,
     tracker: TaskTracker,
     draining: CancellationToken,
     abort: CancellationToken,
 }
 
-/// A chat request's place among those under way. Shutdown waits until all are dropped.
-#[derive(Debug)]
+/// A request's place among those under way. Shutdown waits until all are dropped; clones share it.
+#[derive(Debug, Clone)]
 pub(crate) struct Admission {
-    _permit: OwnedSemaphorePermit,
+    _permit: Arc<OwnedSemaphorePermit>,
     _token: TaskTrackerToken,
 }
 
 impl AppState {
     pub(crate) fn new(config: ServerConfig, slot: ModelSlot) -> Self {
-        let document = openapi();
+        let document = config.root_path.describe(openapi());
         let permits =
             |count: usize| Arc::new(Semaphore::new(count.clamp(1, Semaphore::MAX_PERMITS)));
         Self {
@@ -138,6 +144,8 @@ impl AppState {
                 inflight: permits(config.max_inflight),
                 prepare: permits(config.prepare_concurrency),
                 grammars: Grammars::default(),
+                assets: AssetStore::new(config.assets),
+                responses: ResponseStore::new(config.responses),
                 config,
                 slot,
                 metrics: Metrics::default(),
@@ -182,6 +190,16 @@ impl AppState {
         &self.inner.grammars
     }
 
+    /// What was uploaded.
+    pub(crate) fn assets(&self) -> &AssetStore {
+        &self.inner.assets
+    }
+
+    /// Responses that may be asked for again.
+    pub(crate) fn responses(&self) -> &ResponseStore {
+        &self.inner.responses
+    }
+
     /// How the server is.
     pub(crate) fn health(&self) -> Health {
         if self.inner.draining.is_cancelled() {
@@ -210,7 +228,7 @@ impl AppState {
                 limit: self.inner.config.max_inflight,
             })?;
         Ok(Admission {
-            _permit: permit,
+            _permit: Arc::new(permit),
             _token: self.inner.tracker.token(),
         })
     }

@@ -21,7 +21,7 @@ use crate::error::Refusal;
 use crate::state::{AppState, ServedModel};
 
 /// Refuses tools, and calls in the conversation, where the model's template has no place for them.
-fn check(model: &ServedModel, request: &ChatRequest) -> Result<(), Refusal> {
+pub(crate) fn check(model: &ServedModel, request: &ChatRequest) -> Result<(), Refusal> {
     if model.processor.tool_family().is_some() {
         return Ok(());
     }

@@ -88,6 +88,25 @@ impl Detokenizer {
         }
     }
 
+    /// For an answer that continues the text of `before`, of which the last few ids are enough: a
+    /// leading space that stands between the two is part of the answer.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn after(
+        tokenizer: Arc<Tokenizer>,
+        skip_special: bool,
+        before: &[u32],
+    ) -> Result<Self, TextError> {
+        let mut detokenizer = Self::new(tokenizer, skip_special);
+        for &id in &before[before.len().saturating_sub(MAX_CONTEXT)..] {
+            detokenizer.push(id)?;
+        }
+        // What is unfinished has been told with the text before.
+        detokenizer.flush()?;
+        Ok(detokenizer)
+    }
+
     /// Takes the next id; text if this completes some.
     ///
     /// # Errors

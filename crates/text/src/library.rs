@@ -1,7 +1,9 @@
 //! A `tokenizer.json`, worked by the tokenizers library.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::catch_unwind;
 
+use serde::de::IgnoredAny;
 use tokenizers::normalizer::Range as Referential;
 use tokenizers::{
     AddedToken, DecoderWrapper, Encoding, Model, NormalizedString, Normalizer, NormalizerWrapper,
@@ -25,7 +27,7 @@ pub(crate) struct Library {
 
 impl Library {
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, TextError> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(invalid)?;
+        let mut inner = read(bytes)?;
         inner.with_truncation(None).map_err(invalid)?;
         inner.with_padding(None);
         if inner.get_decoder().is_some_and(strips_right) {
@@ -245,6 +247,24 @@ fn strips_right(decoder: &DecoderWrapper) -> bool {
         DecoderWrapper::Strip(strip) => strip.stop > 0,
         DecoderWrapper::Sequence(sequence) => sequence.get_decoders().iter().any(strips_right),
         _ => false,
+    }
+}
+
+/// What the library reads, which panics on some of what it cannot: it unwraps a decoder that is no
+/// JSON, for one.
+fn read(bytes: &[u8]) -> Result<tokenizers::Tokenizer, TextError> {
+    // Says where it is no JSON.
+    serde_json::from_slice::<IgnoredAny>(bytes).map_err(invalid)?;
+    let read = || {
+        let tokenizer = tokenizers::Tokenizer::from_bytes(bytes)?;
+        // A post-processor that puts tokens around texts which it does not describe panics with
+        // the first: better now. Whether there is a token for no text is not asked.
+        let _ = tokenizer.encode("", true);
+        Ok::<_, tokenizers::Error>(tokenizer)
+    };
+    match catch_unwind(read) {
+        Ok(read) => read.map_err(invalid),
+        Err(_) => Err(invalid("it is not made as the tokenizers library has it")),
     }
 }
 

@@ -3,6 +3,7 @@
 //! A page is written from atomics, and from counters whose locks are held for no longer than it takes
 //! to copy them: a scrape waits for nobody, and nobody for a scrape.
 
+mod access;
 mod model;
 mod page;
 mod process;
@@ -15,6 +16,8 @@ use vlmd_api::FinishReason;
 
 use crate::state::ServedModel;
 use page::{Labels, Page};
+
+pub(crate) use access::KeyUse;
 
 /// How an answer ended, as vLLM labels it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +69,7 @@ pub(crate) struct Metrics {
     started: SystemTime,
     outcomes: [AtomicU64; OUTCOMES.len()],
     responses: Box<[AtomicU64]>,
+    panics: AtomicU64,
 }
 
 impl Default for Metrics {
@@ -74,6 +78,7 @@ impl Default for Metrics {
             started: SystemTime::now(),
             outcomes: Default::default(),
             responses: (0..STATUSES).map(|_| AtomicU64::new(0)).collect(),
+            panics: AtomicU64::new(0),
         }
     }
 }
@@ -91,8 +96,19 @@ impl Metrics {
         }
     }
 
-    /// All metrics as Prometheus text.
-    pub(crate) fn render(&self, served: Option<&ServedModel>, legacy_names: bool) -> String {
+    /// Counts a handler that panicked.
+    pub(crate) fn panicked(&self) {
+        self.panics.fetch_add(1, Relaxed);
+    }
+
+    /// All metrics as Prometheus text. Uploaded assets take `asset_bytes`.
+    pub(crate) fn render(
+        &self,
+        served: Option<&ServedModel>,
+        keys: &[KeyUse],
+        asset_bytes: usize,
+        legacy_names: bool,
+    ) -> String {
         let mut page = Page::new();
         process::render(&mut page, self.started);
         let mut responses = page.family("vlmd:http_responses_total", "counter", "HTTP responses.");
@@ -103,6 +119,14 @@ impl Metrics {
                 responses.line_with(&none, ("status", &status.to_string()), count);
             }
         }
+        let none = Labels::default();
+        let help = "Bytes of uploaded assets.";
+        page.gauge("vlmd:asset_bytes", &none, asset_bytes as f64, help);
+        let help = "Requests whose handler panicked; each was answered 500.";
+        let panics = self.panics.load(Relaxed);
+        page.family("vlmd:handler_panics_total", "counter", help)
+            .bare(panics);
+        access::render(&mut page, keys);
         if let Some(served) = served {
             self.render_outcomes(&mut page, served);
             model::render(&mut page, served, legacy_names);
@@ -146,10 +170,11 @@ mod tests {
         for status in [StatusCode::OK, StatusCode::OK, StatusCode::NOT_FOUND] {
             metrics.responded(status);
         }
-        let text = metrics.render(None, false);
+        let text = metrics.render(None, &[], 7, false);
         for line in [
             "vlmd:http_responses_total{status=\"200\"} 2\n",
             "vlmd:http_responses_total{status=\"404\"} 1\n",
+            "vlmd:asset_bytes{} 7\n",
         ] {
             assert!(text.contains(line), "{text}");
         }

@@ -16,7 +16,7 @@ mod named;
 
 use std::sync::Arc;
 
-use vlmd_api::ImagePart;
+use vlmd_api::{ImagePart, asset_in};
 use vlmd_backend::ImageInput;
 use vlmd_media::{MediaGate, Picture, PictureFile, Source};
 use vlmd_models::{ImageError, Processor};
@@ -24,6 +24,7 @@ use vlmd_models::{ImageError, Processor};
 pub use cache::ImageCacheStats;
 pub(crate) use keys::Owner;
 
+use crate::assets::AssetStore;
 use crate::error::Refusal;
 use cache::{ImageCache, Known};
 use keys::{FileKey, NameKey};
@@ -130,10 +131,11 @@ impl PictureStore {
     pub(crate) async fn load(
         &self,
         gate: &MediaGate,
+        assets: &AssetStore,
         owner: &Owner,
         wanted: &Wanted,
     ) -> Result<Vec<Arrived>, Refusal> {
-        let source = |part: &ImagePart| self.source(owner, part);
+        let source = |part: &ImagePart| self.source(assets, owner, part);
         let sources = wanted.parts.iter().map(source).collect::<Result<_, _>>()?;
         let (store, opener) = (self.clone(), owner.clone());
         let open = move |file: PictureFile| {
@@ -159,9 +161,18 @@ impl PictureStore {
     }
 
     /// Where the picture of a part comes from.
-    fn source(&self, owner: &Owner, part: &ImagePart) -> Result<Source, Refusal> {
+    fn source(
+        &self,
+        assets: &AssetStore,
+        owner: &Owner,
+        part: &ImagePart,
+    ) -> Result<Source, Refusal> {
         if let Some(image_url) = &part.image_url {
-            return Ok(Source::Url(image_url.url.clone()));
+            let Some(id) = asset_in(&image_url.url) else {
+                return Ok(Source::Url(image_url.url.clone()));
+            };
+            let file = assets.file(owner.caller.into(), id, &part.field)?;
+            return Ok(Source::File(file));
         }
         let uuid = part.uuid.as_deref().unwrap_or_default();
         let file = self.inner.named.find(&NameKey::of(owner, uuid));

@@ -10,6 +10,7 @@ use vlmd_api::{
 
 use crate::entrance::Entrance;
 use crate::error::Refusal;
+use crate::generation::Generation;
 use crate::state::{AppState, unix_time};
 use crate::whole::{self, WholeAnswer};
 use crate::{body, sse};
@@ -30,6 +31,7 @@ use crate::{body, sse};
         (status = 404, description = "No such model", body = ErrorBody),
         (status = 413, description = "The body is too large", body = ErrorBody),
         (status = 415, description = "The body is not JSON", body = ErrorBody),
+        (status = 429, description = "The API key's limits are used up; see `Retry-After`", body = ErrorBody),
         (status = 500, description = "The server failed", body = ErrorBody),
         (status = 503, description = "Not ready or overloaded; see `Retry-After`", body = ErrorBody),
     )
@@ -39,8 +41,40 @@ pub(crate) async fn chat_completions(
     request: Request,
 ) -> Result<Response, Refusal> {
     let entrance = Entrance::new(&state, &request)?;
-    let mut request = body::read(request, state.config(), ChatRequest::from_slice).await?;
-    let mut generation = entrance.submit(&state, &mut request).await?;
+    let request = body::read(request, state.config(), ChatRequest::from_slice).await?;
+    answer(&state, entrance, request).await
+}
+
+/// Answers a request that has been read.
+pub(crate) async fn answer(
+    state: &AppState,
+    entrance: Entrance,
+    mut request: ChatRequest,
+) -> Result<Response, Refusal> {
+    let generation = entrance.submit(state, &mut request).await?;
+    send(generation, request, &Form::CHAT).await
+}
+
+/// How a dialect writes answers.
+pub(super) struct Form {
+    pub(super) whole: fn(ChatCompletion) -> Response,
+    pub(super) chunk: sse::Write,
+}
+
+impl Form {
+    /// OpenAI's.
+    pub(super) const CHAT: Self = Self {
+        whole: |answer| Json(answer).into_response(),
+        chunk: sse::chat,
+    };
+}
+
+/// Sends the answers to a request, whole or streamed.
+pub(super) async fn send(
+    mut generation: Generation,
+    request: ChatRequest,
+    form: &Form,
+) -> Result<Response, Refusal> {
     let logprobs = request.wanted_logprobs().is_some();
     if request.stream == Some(true) {
         let envelope = sse::Envelope {
@@ -50,11 +84,11 @@ pub(crate) async fn chat_completions(
             options: request.stream_options,
             logprobs,
         };
-        return Ok(sse::respond(generation, envelope));
+        return Ok(sse::respond(generation, envelope, form.chunk));
     }
     let (id, created) = (completion_id(), unix_time());
     let whole = whole::collect(&mut generation).await?;
-    Ok(Json(ChatCompletion {
+    Ok((form.whole)(ChatCompletion {
         id,
         object: ChatCompletion::OBJECT,
         created,
@@ -68,8 +102,7 @@ pub(crate) async fn chat_completions(
         usage: generation.usage(),
         prompt_logprobs: whole.prompt_logprobs,
         kv_transfer_params: Null,
-    })
-    .into_response())
+    }))
 }
 
 fn choice(answer: WholeAnswer, index: u32, logprobs: bool) -> Choice {

@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 
+use crate::auth;
 use crate::state::AppState;
 
 /// Gives all metrics as Prometheus text. `/metrics` is the same.
@@ -15,9 +16,11 @@ use crate::state::AppState;
 )]
 pub(crate) async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
     let model = state.slot().get().map(AsRef::as_ref);
-    let text = state
-        .metrics()
-        .render(model, state.config().metrics_legacy_names);
+    let config = state.config();
+    let keys = auth::uses(&config.api_keys);
+    let assets = state.assets().bytes();
+    let metrics = state.metrics();
+    let text = metrics.render(model, &keys, assets, config.metrics_legacy_names);
     (
         [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
         text,

@@ -14,7 +14,8 @@ use vlmd_backend::Model as _;
 use vlmd_engine::{Engine, EngineConfig, Sampling, Stats};
 use vlmd_media::{MediaConfig, MediaGate};
 use vlmd_server::{
-    ModelSlot, PictureMemory, PictureStore, ServeError, ServedModel, ServerConfig, serve,
+    Checkpoint, CheckpointFile, ModelSlot, PictureMemory, PictureStore, ServeError, ServedModel,
+    ServerConfig, serve,
 };
 
 use crate::script::{Role, ScriptedModel, ScriptedProcessor};
@@ -112,6 +113,17 @@ impl TestServer {
             .body(body)
     }
 
+    /// Posts JSON to `path`.
+    pub(crate) async fn ask(&self, path: &str, body: &Value) -> Response {
+        self.client
+            .post(format!("{}{path}", self.base))
+            .header(CONTENT_TYPE, "application/json")
+            .body(body.to_string())
+            .send()
+            .await
+            .unwrap()
+    }
+
     /// Sends a chat request: `extra` over a minimal one.
     pub(crate) async fn chat(&self, extra: &Value) -> Response {
         let body = chat_body(extra).to_string();
@@ -181,6 +193,7 @@ pub(crate) async fn load(setup: Setup) -> (ServerConfig, ServedModel) {
         engine,
         media: MediaGate::new(setup.media).unwrap(),
         pictures: PictureStore::new(setup.pictures),
+        checkpoint: checkpoint(),
         vocab_size,
         max_images: 5,
         max_num_seqs: 8,
@@ -188,6 +201,23 @@ pub(crate) async fn load(setup: Setup) -> (ServerConfig, ServedModel) {
         default_sampling: Sampling::default(),
     };
     (setup.config, model)
+}
+
+/// What is told of the scripted model.
+fn checkpoint() -> Checkpoint {
+    let file = |name: &str, sha256: Option<&str>| CheckpointFile {
+        name: name.to_owned(),
+        sha256: sha256.map(str::to_owned),
+    };
+    Checkpoint {
+        url: "hf://org/alphabet@v1".to_owned(),
+        version: "v1".to_owned(),
+        architecture: "script".to_owned(),
+        precision: None,
+        weight_bytes: 26,
+        licence: Some("MIT".to_owned()),
+        files: vec![file("config.json", Some("ab")), file("a: \"b\"", None)],
+    }
 }
 
 /// `extra` over a minimal chat request.

@@ -9,7 +9,7 @@ use crate::script::{ALPHABET, POISON};
 use crate::server::{Setup, TestServer};
 
 /// The frames of a stream: JSON, and at the end `[DONE]`, which is taken off.
-async fn frames(response: Response) -> Vec<Value> {
+pub(crate) async fn frames(response: Response) -> Vec<Value> {
     let text = response.text().await.unwrap();
     let body = text.strip_suffix("data: [DONE]\n\n").expect("a last frame");
     body.split_terminator("\n\n")

@@ -46,6 +46,29 @@ proptest! {
     }
 
     #[test]
+    fn an_answer_continues_the_text_before_it(
+        before in "[a-z]{1,8}( [a-z]{1,8}){0,12}",
+        more in "( [a-z]{1,8}){1,4}",
+    ) {
+        for kit in kits() {
+            let tokenizer = &kit.tokenizer;
+            let before = tokenizer.encode(&before, false).expect("encodable");
+            let all = tokenizer.encode(&more, false).expect("encodable");
+            let all: Vec<u32> = before.iter().chain(&all).copied().collect();
+            let whole = tokenizer.decode(&all, true).expect("decodable");
+            let first = tokenizer.decode(&before, true).expect("decodable");
+            let mut detokenizer =
+                Detokenizer::after(Arc::clone(tokenizer), true, &before).expect("decodable");
+            let mut text = first;
+            for &id in &all[before.len()..] {
+                text.extend(detokenizer.push(id).expect("decodable"));
+            }
+            text.extend(detokenizer.flush().expect("decodable"));
+            prop_assert_eq!(text, whole, "{}", kit.name);
+        }
+    }
+
+    #[test]
     fn runs_of_bytes_are_decoded_as_one(bytes in prop::collection::vec(any::<u8>(), 0..12)) {
         let tokenizer = &SENTENCE_PIECE.tokenizer;
         let ids: Vec<u32> = bytes.iter().map(|&byte| 3 + u32::from(byte)).collect();

@@ -10,11 +10,12 @@ pub(super) fn without_tags(source: &str) -> String {
     while let Some(start) = rest.find("{%") {
         let (before, tag) = rest.split_at(start);
         result.push_str(before);
-        let Some(length) = tag.find("%}").map(|end| end + 2) else {
+        // Behind the opening: `{%}` is none and an end in one.
+        let after = &tag[2..];
+        let Some((inner, behind)) = after.split_once("%}") else {
             rest = tag;
             break;
         };
-        let inner = &tag[2..length - 2];
         let name = inner.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
         let known = match name {
             "generation" => "if true",
@@ -22,15 +23,36 @@ pub(super) fn without_tags(source: &str) -> String {
             _ => {
                 // Not the whole tag: a string in it may hold what looks like the end of one.
                 result.push_str("{%");
-                rest = &tag[2..];
+                rest = after;
                 continue;
             }
         };
         result.push_str("{%");
         result.push_str(&inner.replacen(name, known, 1));
         result.push_str("%}");
-        rest = &tag[length..];
+        rest = behind;
     }
     result.push_str(rest);
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_exchanged_and_all_else_stays() {
+        for (source, expected) in [
+            (
+                "a{% generation %}b{%- endgeneration -%}c",
+                "a{% if true %}b{%- endif -%}c",
+            ),
+            ("{%}", "{%}"),
+            ("{%} }x{% generation %}", "{%} }x{% if true %}"),
+            ("{%}{%%}{% generation", "{%}{%%}{% generation"),
+            ("{% if x == '%}' %}", "{% if x == '%}' %}"),
+        ] {
+            assert_eq!(without_tags(source), expected);
+        }
+    }
 }

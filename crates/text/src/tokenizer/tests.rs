@@ -245,7 +245,26 @@ fn special_tokens_are_told_from_others() {
 fn files_that_are_no_tokenizer_are_refused() {
     let mut right = SENTENCE_PIECE.json.clone();
     right["decoder"]["decoders"][3]["stop"] = json!(1);
-    for bytes in [&b""[..], b"{}", b"\xff", right.to_string().as_bytes()] {
+    // The library would panic.
+    let cut = SENTENCE_PIECE
+        .json
+        .to_string()
+        .replace("\"decoders\":[", "\"decoders\":[{");
+    let mut foreign = SENTENCE_PIECE.json.clone();
+    foreign["post_processor"] = json!({
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<nowhere>", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {},
+    });
+    for bytes in [
+        foreign.to_string().as_bytes(),
+        &b""[..],
+        b"{}",
+        b"\xff",
+        right.to_string().as_bytes(),
+        cut.as_bytes(),
+    ] {
         let error = Tokenizer::from_bytes(bytes).expect_err("invalid");
         assert!(matches!(error, TextError::InvalidTokenizer(_)), "{error}");
     }

@@ -1,0 +1,15 @@
+//! Responses: writing them, keeping them, and going on from them.
+
+mod background;
+mod refusal;
+mod store;
+mod stream;
+mod writer;
+
+pub(crate) use background::run;
+pub(crate) use refusal::ResponseRefusal;
+pub use store::ResponseMemory;
+pub(crate) use store::ResponseStore;
+pub(crate) use store::{Kept, Run};
+pub(crate) use stream::respond;
+pub(crate) use writer::Writer;

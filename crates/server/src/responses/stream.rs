@@ -1,0 +1,52 @@
+//! Responses as server-sent events.
+
+use axum::response::Response;
+use axum::response::sse::{Event, KeepAlive};
+use vlmd_api::Usage;
+use vlmd_api::responses::ResponseEvent;
+
+use super::Writer;
+use crate::answer::Piece;
+use crate::error::Refusal;
+use crate::generation::Generation;
+use crate::narrate::{self, Narrator};
+use crate::sse::KEEP_ALIVE;
+
+/// Hands over a response that has ended.
+type Keep = Box<dyn FnOnce(&Writer) + Send>;
+
+/// Sends a response while it is written, and hands it to `keep` when it has ended.
+pub(crate) fn respond(generation: Generation, mut writer: Writer, keep: Option<Keep>) -> Response {
+    let opening = writer.opening().iter().map(frame).collect();
+    let told = Told { writer, keep };
+    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("ping");
+    narrate::respond(generation, opening, told, keep_alive)
+}
+
+struct Told {
+    writer: Writer,
+    keep: Option<Keep>,
+}
+
+impl Narrator for Told {
+    fn piece(&mut self, piece: Piece, usage: &Usage) -> Vec<Event> {
+        let is_end = piece.end.is_some();
+        let events = self.writer.piece(piece, usage);
+        if is_end && let Some(keep) = self.keep.take() {
+            keep(&self.writer);
+        }
+        events.iter().map(frame).collect()
+    }
+
+    fn broken(&mut self, refusal: &Refusal) -> Vec<Event> {
+        let events = self.writer.broken(refusal);
+        if let Some(keep) = self.keep.take() {
+            keep(&self.writer);
+        }
+        events.iter().map(frame).collect()
+    }
+}
+
+fn frame(event: &ResponseEvent) -> Event {
+    narrate::frame(event.kind.name(), event)
+}

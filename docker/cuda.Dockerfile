@@ -1,0 +1,44 @@
+# syntax=docker/dockerfile:1
+# vlmd for NVIDIA GPUs of compute capability 8.0 and later. From the project's top folder:
+#
+#   docker build -f docker/cuda.Dockerfile -t vlmd:cuda .
+#   docker run --rm --gpus all -p 8000:8000 --read-only --tmpfs /tmp --cap-drop ALL \
+#     --security-opt no-new-privileges -v vlmd-cache:/opt/nim/.cache vlmd:cuda
+#
+# What is in the binary stands in /usr/share/doc/vlmd/vlmd.cdx.json, a CycloneDX document. Without
+# a GPU the image serves on the CPU.
+
+FROM nvidia/cuda:13.0.2-devel-ubuntu24.04 AS build
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates curl g++ python3
+COPY --from=rust:1.95-bookworm /usr/local/rustup /usr/local/rustup
+COPY --from=rust:1.95-bookworm /usr/local/cargo /usr/local/cargo
+ENV RUSTUP_HOME=/usr/local/rustup CARGO_HOME=/usr/local/cargo PATH=/usr/local/cargo/bin:$PATH
+WORKDIR /src
+COPY . .
+# No GPU can be asked while an image is built; later ones translate what is compiled for this one.
+ARG CUDA_COMPUTE_CAP=80
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/src/target \
+    cargo build --locked --release --features cuda \
+    && install -D target/release/vlmd /out/usr/local/bin/vlmd \
+    && install -D docker/healthcheck.sh /out/usr/local/bin/vlmd-healthcheck \
+    && install -d /out/usr/share/doc/vlmd \
+    && docker/sbom.py --features cuda >/out/usr/share/doc/vlmd/vlmd.cdx.json
+
+FROM nvidia/cuda:13.0.2-runtime-ubuntu24.04
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates \
+    && rm -rf /var/lib/apt/lists/* \
+    # Any user of group 0 may write the cache: `docker run -u` and OpenShift choose the user.
+    && install -d -o 1000 -g 0 -m 2775 /opt/nim/.cache
+COPY --from=build /out/ /
+# The only place that is written, and in /tmp what compressed archives unfold to.
+ENV HF_HOME=/opt/nim/.cache/huggingface
+VOLUME /opt/nim/.cache
+USER 1000:0
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+# Models may take minutes to arrive: until then it is starting, not unhealthy.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30m --retries=3 CMD ["vlmd-healthcheck"]
+ENTRYPOINT ["vlmd"]
