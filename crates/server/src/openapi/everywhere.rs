@@ -19,6 +19,9 @@ const WITH_BODY: [(&str, &str); 7] = [
     ("504", "The answer took longer than the server allows"),
 ];
 
+/// Answer to whoever asks for more than the key's limits grant; what only looks is free.
+const KEY_USED_UP: &str = "The API key's limits are used up; see `Retry-After`";
+
 /// Adds it to each operation. What an operation says itself stays.
 pub(super) fn describe(document: &mut Value) {
     let schemes = json!({
@@ -37,12 +40,17 @@ pub(super) fn describe(document: &mut Value) {
         } else {
             "ErrorBody"
         };
-        let operations = methods.as_object_mut().into_iter().flatten();
-        for operation in operations.filter_map(|(_, operation)| operation.as_object_mut()) {
+        for (method, operation) in methods.as_object_mut().into_iter().flatten() {
+            let Some(operation) = operation.as_object_mut() else {
+                continue;
+            };
             if !open {
                 // A server without keys asks for none.
                 operation.insert("security".into(), json!([{"bearer": []}, {"key": []}, {}]));
                 refuse(operation, "401", "No valid API key", envelope);
+                if method != "get" {
+                    refuse(operation, "429", KEY_USED_UP, envelope);
+                }
             }
             let body = operation.get("requestBody").and_then(schema);
             if body.is_some_and(|schema| streaming.contains(schema)) {
@@ -112,7 +120,7 @@ mod tests {
                 .as_array()
                 .is_some_and(|all| all.len() == 3)
         );
-        for status in ["200", "401", "408", "504"] {
+        for status in ["200", "401", "408", "429", "504"] {
             assert!(operation["responses"][status].is_object(), "{status}");
         }
         let events = operation.pointer("/responses/200/content/text~1event-stream");
@@ -126,7 +134,7 @@ mod tests {
         assert!(open.get("security").is_none());
         assert!(open["responses"].get("401").is_none());
         let list = &document["paths"]["/v1/models"]["get"]["responses"];
-        assert!(list["401"].is_object() && list.get("413").is_none());
+        assert!(list["401"].is_object() && list.get("413").is_none() && list.get("429").is_none());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{OriginalUri, Path, Query, Request, State};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
@@ -44,7 +44,6 @@ fn text(id: Id) -> String {
     request_body = CreateAsset,
     responses(
         (status = 200, description = "The asset", body = AssetCreated),
-        (status = 400, description = "The request has to change", body = ErrorBody),
         (status = 404, description = "This server takes no assets", body = ErrorBody),
         (status = 415, description = "No JSON, or no type of a picture", body = ErrorBody),
         (status = 429, description = "Too many assets; see `Retry-After`", body = ErrorBody),
@@ -55,13 +54,13 @@ pub(crate) async fn create(
     request: Request,
 ) -> Result<Json<AssetCreated>, Refusal> {
     let owner = owner(&request);
-    let origin = origin(&request)?;
+    let address = address(&request, state.config().tls.is_some())?;
     let asset = body::read(request, state.config(), CreateAsset::from_slice).await?;
     let created = state.assets().create(owner, &asset)?;
     let (id, token) = (created.id, created.token);
     Ok(Json(AssetCreated {
         asset_id: id.to_string(),
-        upload_url: format!("{origin}/v2/nvcf/assets/{id}/upload?token={token}"),
+        upload_url: format!("{address}/{id}/upload?token={token}"),
         content_type: asset.content_type,
         description: asset.description,
     }))
@@ -144,7 +143,6 @@ pub(crate) async fn delete(
     request_body(content = Vec<u8>, content_type = "image/*"),
     responses(
         (status = 200, description = "The bytes are there"),
-        (status = 400, description = "The request has to change", body = ErrorBody),
         (status = 404, description = "Not an `uploadUrl`, or the asset is gone", body = ErrorBody),
         (status = 413, description = "Too many bytes", body = ErrorBody),
         (status = 415, description = "Another type than the asset's", body = ErrorBody),
@@ -175,11 +173,12 @@ fn info(id: AssetId, about: &About) -> AssetInfo {
     }
 }
 
-/// Scheme and host under which the client reached the server.
+/// The address under which the client reached this route, a root path included. `tls` is whether
+/// the server speaks it itself.
 ///
-/// They are the client's own words, and go back to it alone: who gives another host is sent
-/// there with their own picture, and nobody else is.
-fn origin(request: &Request) -> Result<String, AssetRefusal> {
+/// Host and path are the client's own words, and go back to it alone: who gives another host is
+/// sent there with their own picture, and nobody else is.
+fn address(request: &Request, tls: bool) -> Result<String, AssetRefusal> {
     let headers = request.headers();
     let given = match request.uri().authority() {
         Some(authority) => authority.as_str().as_bytes(),
@@ -195,17 +194,23 @@ fn origin(request: &Request) -> Result<String, AssetRefusal> {
         let shown: String = shown.chars().take(64).collect();
         return Err(AssetRefusal::Host(format!("`{}`", shown.escape_debug())));
     };
-    Ok(format!("{}://{authority}", scheme(headers)))
+    let original = request.extensions().get::<OriginalUri>();
+    let path = original
+        .map_or(request.uri(), |OriginalUri(uri)| uri)
+        .path();
+    let path = path.trim_end_matches('/');
+    Ok(format!("{}://{authority}{path}", scheme(headers, tls)))
 }
 
-/// `https` where a proxy in front says so.
-fn scheme(headers: &HeaderMap) -> &'static str {
+/// `https` where the server or a proxy in front of it speaks it.
+fn scheme(headers: &HeaderMap, tls: bool) -> &'static str {
     let forwarded = headers.get("x-forwarded-proto").map(|value| {
         let first = value.as_bytes().split(|byte| *byte == b',').next();
         first.unwrap_or_default().trim_ascii()
     });
     match forwarded {
         Some(proto) if proto.eq_ignore_ascii_case(b"https") => "https",
+        None if tls => "https",
         _ => "http",
     }
 }
@@ -216,42 +221,73 @@ mod tests {
 
     use super::*;
 
-    fn origin_of(uri: &str, headers: &[(&str, &str)]) -> Option<String> {
+    fn address_of(uri: &str, headers: &[(&str, &str)], tls: bool) -> Option<String> {
         let builder = headers
             .iter()
             .fold(Request::builder().uri(uri), |builder, (name, value)| {
                 builder.header(*name, *value)
             });
-        origin(&builder.body(Body::empty()).unwrap()).ok()
+        address(&builder.body(Body::empty()).unwrap(), tls).ok()
     }
 
     #[test]
     fn uploads_go_where_the_client_came_to() {
-        for (uri, headers, expected) in [
-            ("/x", vec![("host", "h:8000")], Some("http://h:8000")),
+        for (uri, headers, tls, expected) in [
+            (
+                "/x",
+                vec![("host", "h:8000")],
+                false,
+                Some("http://h:8000/x"),
+            ),
             (
                 "/x",
                 vec![("host", "[::1]:8000")],
-                Some("http://[::1]:8000"),
+                false,
+                Some("http://[::1]:8000/x"),
             ),
-            ("http://a:1/x", vec![("host", "b")], Some("http://a:1")),
+            ("/x/", vec![("host", "h")], true, Some("https://h/x")),
+            (
+                "http://a:1/x",
+                vec![("host", "b")],
+                false,
+                Some("http://a:1/x"),
+            ),
             (
                 "/x",
                 vec![("host", "h"), ("x-forwarded-proto", "HTTPS, http")],
-                Some("https://h"),
+                false,
+                Some("https://h/x"),
+            ),
+            // A proxy that speaks TLS to the server and not to clients.
+            (
+                "/x",
+                vec![("host", "h"), ("x-forwarded-proto", "http")],
+                true,
+                Some("http://h/x"),
             ),
             (
                 "/x",
                 vec![("host", "h"), ("x-forwarded-proto", "gopher")],
-                Some("http://h"),
+                false,
+                Some("http://h/x"),
             ),
-            ("/x", vec![], None),
-            ("/x", vec![("host", "")], None),
-            ("/x", vec![("host", "user@h")], None),
-            ("/x", vec![("host", "h/path?x")], None),
+            ("/x", vec![], false, None),
+            ("/x", vec![("host", "")], false, None),
+            ("/x", vec![("host", "user@h")], false, None),
+            ("/x", vec![("host", "h/path?x")], false, None),
         ] {
-            let origin = origin_of(uri, &headers);
-            assert_eq!(origin.as_deref(), expected, "{uri} {headers:?}");
+            let address = address_of(uri, &headers, tls);
+            assert_eq!(address.as_deref(), expected, "{uri} {headers:?} {tls}");
         }
+    }
+
+    #[test]
+    fn a_root_path_stays_in_front() {
+        let request = Request::builder().uri("/assets").header("host", "h");
+        let mut request = request.body(Body::empty()).unwrap();
+        let original = OriginalUri("/models/vision/assets".parse().unwrap());
+        request.extensions_mut().insert(original);
+        let address = address(&request, false).unwrap();
+        assert_eq!(address, "http://h/models/vision/assets");
     }
 }

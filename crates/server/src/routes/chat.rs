@@ -26,14 +26,7 @@ use crate::{body, sse};
     request_body = ChatRequest,
     responses(
         (status = 200, description = "The answer; with `stream`, `text/event-stream` of `ChatChunk`", body = ChatCompletion),
-        (status = 400, description = "The request has to change", body = ErrorBody),
-        (status = 401, description = "No valid API key", body = ErrorBody),
         (status = 404, description = "No such model", body = ErrorBody),
-        (status = 413, description = "The body is too large", body = ErrorBody),
-        (status = 415, description = "The body is not JSON", body = ErrorBody),
-        (status = 429, description = "The API key's limits are used up; see `Retry-After`", body = ErrorBody),
-        (status = 500, description = "The server failed", body = ErrorBody),
-        (status = 503, description = "Not ready or overloaded; see `Retry-After`", body = ErrorBody),
     )
 )]
 pub(crate) async fn chat_completions(

@@ -28,13 +28,7 @@ use crate::{body, completion_stream};
     request_body = CompletionRequest,
     responses(
         (status = 200, description = "The answers; with `stream`, `text/event-stream` of `TextChunk`", body = TextCompletion),
-        (status = 400, description = "The request has to change", body = ErrorBody),
-        (status = 401, description = "No valid API key", body = ErrorBody),
         (status = 404, description = "No such model", body = ErrorBody),
-        (status = 413, description = "The body is too large", body = ErrorBody),
-        (status = 415, description = "The body is not JSON", body = ErrorBody),
-        (status = 500, description = "The server failed", body = ErrorBody),
-        (status = 503, description = "Not ready or overloaded; see `Retry-After`", body = ErrorBody),
     )
 )]
 pub(crate) async fn completions(

@@ -46,13 +46,7 @@ fn name(path: Name) -> String {
     request_body = ChatRequest,
     responses(
         (status = 200, description = "The answer; with `stream`, `text/event-stream` of `HostedChunk`", body = HostedCompletion),
-        (status = 400, description = "The request has to change", body = ErrorBody),
-        (status = 401, description = "No valid API key", body = ErrorBody),
         (status = 404, description = "No such model", body = ErrorBody),
-        (status = 413, description = "The body is too large", body = ErrorBody),
-        (status = 415, description = "The body is not JSON", body = ErrorBody),
-        (status = 500, description = "The server failed", body = ErrorBody),
-        (status = 503, description = "Not ready or overloaded; see `Retry-After`", body = ErrorBody),
     )
 )]
 pub(crate) async fn vlm(
@@ -89,13 +83,7 @@ pub(crate) async fn vlm(
     request_body = ChatRequest,
     responses(
         (status = 200, description = "The answer; with `stream`, `text/event-stream` of `ChatChunk`", body = ChatCompletion),
-        (status = 400, description = "The request has to change", body = ErrorBody),
-        (status = 401, description = "No valid API key", body = ErrorBody),
         (status = 404, description = "No such model", body = ErrorBody),
-        (status = 413, description = "The body is too large", body = ErrorBody),
-        (status = 415, description = "The body is not JSON", body = ErrorBody),
-        (status = 500, description = "The server failed", body = ErrorBody),
-        (status = 503, description = "Not ready or overloaded; see `Retry-After`", body = ErrorBody),
     )
 )]
 pub(crate) async fn gr(

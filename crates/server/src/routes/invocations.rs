@@ -19,9 +19,7 @@ use crate::state::AppState;
     request_body(content = Object, description = "A `ChatRequest` or a `CompletionRequest`"),
     responses(
         (status = 200, description = "A `ChatCompletion` or a `TextCompletion`, or a stream of their chunks"),
-        (status = 400, description = "The request has to change", body = ErrorBody),
         (status = 404, description = "No such model", body = ErrorBody),
-        (status = 503, description = "Not ready or overloaded; see `Retry-After`", body = ErrorBody),
     )
 )]
 pub(crate) async fn invocations(

@@ -23,13 +23,7 @@ use crate::{anthropic, body, whole};
     request_body = MessagesRequest,
     responses(
         (status = 200, description = "The answer; with `stream`, `text/event-stream` of `AnthropicStreamEvent`", body = MessageBody),
-        (status = 400, description = "The request has to change", body = ApiErrorBody),
-        (status = 401, description = "No valid API key", body = ApiErrorBody),
         (status = 404, description = "No such model", body = ApiErrorBody),
-        (status = 413, description = "The body is too large", body = ApiErrorBody),
-        (status = 415, description = "The body is not JSON", body = ApiErrorBody),
-        (status = 500, description = "The server failed", body = ApiErrorBody),
-        (status = 503, description = "Not ready or overloaded; see `Retry-After`", body = ApiErrorBody),
     )
 )]
 pub(crate) async fn messages(
@@ -58,10 +52,7 @@ pub(crate) async fn messages(
     request_body = CountTokensRequest,
     responses(
         (status = 200, description = "How many there are", body = TokenCount),
-        (status = 400, description = "The request has to change", body = ApiErrorBody),
-        (status = 401, description = "No valid API key", body = ApiErrorBody),
         (status = 404, description = "No such model", body = ApiErrorBody),
-        (status = 503, description = "Not ready or overloaded; see `Retry-After`", body = ApiErrorBody),
     )
 )]
 pub(crate) async fn count_tokens(

@@ -22,9 +22,7 @@ use crate::state::AppState;
     request_body = ChatRequest,
     responses(
         (status = 200, description = "The prompt", body = RenderedPrompt),
-        (status = 400, description = "The request has to change", body = ErrorBody),
         (status = 404, description = "No such model", body = ErrorBody),
-        (status = 503, description = "Not ready or overloaded; see `Retry-After`", body = ErrorBody),
     )
 )]
 pub(crate) async fn render_chat(
@@ -46,9 +44,7 @@ pub(crate) async fn render_chat(
     request_body = CompletionRequest,
     responses(
         (status = 200, description = "The prompts", body = Vec<RenderedPrompt>),
-        (status = 400, description = "The request has to change", body = ErrorBody),
         (status = 404, description = "No such model", body = ErrorBody),
-        (status = 503, description = "Not ready or overloaded; see `Retry-After`", body = ErrorBody),
     )
 )]
 pub(crate) async fn render_completions(

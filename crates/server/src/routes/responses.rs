@@ -32,13 +32,7 @@ use crate::state::{AppState, unix_time};
     request_body = ResponsesRequest,
     responses(
         (status = 200, description = "The response; with `stream`, `text/event-stream` of `ResponseEvent`", body = ResponseObject),
-        (status = 400, description = "The request has to change", body = ErrorBody),
-        (status = 401, description = "No valid API key", body = ErrorBody),
         (status = 404, description = "No such model", body = ErrorBody),
-        (status = 413, description = "The body is too large", body = ErrorBody),
-        (status = 415, description = "The body is not JSON", body = ErrorBody),
-        (status = 500, description = "The server failed", body = ErrorBody),
-        (status = 503, description = "Not ready or overloaded; see `Retry-After`", body = ErrorBody),
     )
 )]
 pub(crate) async fn create_response(
@@ -96,9 +90,7 @@ pub(crate) async fn create_response(
     request_body = ResponsesRequest,
     responses(
         (status = 200, description = "How many there are", body = InputTokens),
-        (status = 400, description = "The request has to change", body = ErrorBody),
         (status = 404, description = "No such model", body = ErrorBody),
-        (status = 503, description = "Not ready or overloaded; see `Retry-After`", body = ErrorBody),
     )
 )]
 pub(crate) async fn input_tokens(
@@ -125,7 +117,6 @@ pub(crate) async fn input_tokens(
     params(("id" = String, Path, description = "Of the response")),
     responses(
         (status = 200, description = "The response", body = ResponseObject),
-        (status = 401, description = "No valid API key", body = ErrorBody),
         (status = 404, description = "None of this id, for this API key", body = ErrorBody),
     )
 )]
@@ -159,7 +150,6 @@ pub(crate) async fn get_response(
     responses(
         (status = 200, description = "The response as it is now", body = ResponseObject),
         (status = 400, description = "It did not run in the background", body = ErrorBody),
-        (status = 401, description = "No valid API key", body = ErrorBody),
         (status = 404, description = "None of this id, for this API key", body = ErrorBody),
     )
 )]
@@ -179,7 +169,6 @@ pub(crate) async fn cancel_response(
     params(("id" = String, Path, description = "Of the response")),
     responses(
         (status = 200, description = "It is gone", body = Deleted),
-        (status = 401, description = "No valid API key", body = ErrorBody),
         (status = 404, description = "None of this id, for this API key", body = ErrorBody),
     )
 )]

@@ -23,9 +23,7 @@ use crate::{body, text_prompt};
     request_body = TokenizeRequest,
     responses(
         (status = 200, description = "The tokens", body = Tokenized),
-        (status = 400, description = "The request has to change", body = ErrorBody),
         (status = 404, description = "No such model", body = ErrorBody),
-        (status = 503, description = "Not ready or overloaded; see `Retry-After`", body = ErrorBody),
     )
 )]
 pub(crate) async fn tokenize(
@@ -46,14 +44,23 @@ pub(crate) async fn tokenize(
             prompt.prepared.tokens
         }
     };
-    let tokenizer = model.processor.tokenizer();
-    let spell = |id: &u32| tokenizer.id_to_token(*id).unwrap_or_default();
+    let max_model_len = model.engine.max_model_len();
+    let tokenizer = Arc::clone(model.processor.tokenizer());
+    let (tokens, token_strs) = if request.return_token_strs {
+        // As many as a body may hold: too much for an async worker.
+        let spelled = move || {
+            let spell = |id: &u32| tokenizer.id_to_token(*id).unwrap_or_default();
+            let spelled = tokens.iter().map(spell).collect();
+            (tokens, Some(spelled))
+        };
+        at_work(&state, spelled).await?
+    } else {
+        (tokens, None)
+    };
     Ok(Json(Tokenized {
         count: tokens.len(),
-        max_model_len: model.engine.max_model_len(),
-        token_strs: request
-            .return_token_strs
-            .then(|| tokens.iter().map(spell).collect()),
+        max_model_len,
+        token_strs,
         tokens,
     }))
 }
@@ -66,9 +73,7 @@ pub(crate) async fn tokenize(
     request_body = DetokenizeRequest,
     responses(
         (status = 200, description = "The text", body = Detokenized),
-        (status = 400, description = "The request has to change", body = ErrorBody),
         (status = 404, description = "No such model", body = ErrorBody),
-        (status = 503, description = "Not ready or overloaded; see `Retry-After`", body = ErrorBody),
     )
 )]
 pub(crate) async fn detokenize(

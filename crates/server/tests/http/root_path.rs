@@ -39,6 +39,14 @@ async fn routes_answer_under_the_prefix_and_without_it() {
         let wrong = server.get(&path).send().await.unwrap();
         assert_eq!(error_of(wrong).await.0, 405);
     }
+    for root in ["", ROOT] {
+        let assets = format!("{root}/v2/nvcf/assets");
+        let wanted = json!({"contentType": "image/png", "description": "a picture"});
+        let asset = json_of(server.ask(&assets, &wanted).await).await;
+        let upload = asset["uploadUrl"].as_str().unwrap();
+        let below = format!("{}{assets}/", server.base);
+        assert!(upload.starts_with(&below), "{upload} under {below}");
+    }
     for path in [
         ROOT,
         "/models",
