@@ -14,6 +14,8 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --locked --release \
     && install -D target/release/vlmd /out/usr/local/bin/vlmd \
+    && for name in nim-serve nim-run list-model-profiles download-to-cache create-model-store \
+        check-cache-env; do ln -s vlmd "/out/usr/local/bin/$name"; done \
     && install -D docker/healthcheck.sh /out/usr/local/bin/vlmd-healthcheck \
     && install -d /out/usr/share/doc/vlmd \
     && docker/sbom.py >/out/usr/share/doc/vlmd/vlmd.cdx.json
