@@ -41,11 +41,15 @@ mod published;
 #[cfg(test)]
 mod routes;
 #[cfg(test)]
+mod running;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod structured;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tls_and_cors;
 #[cfg(test)]
 mod tools;
 #[cfg(all(test, feature = "otlp"))]

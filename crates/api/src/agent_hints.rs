@@ -6,8 +6,9 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::RequestError;
+use crate::nvext::NvExt;
 use crate::reader::{Bounds, Fields};
-use crate::request::{MAX_PRIORITY, NvExt};
+use crate::request::MAX_PRIORITY;
 
 /// Hints, of which `priority` has an effect. The others are checked and left alone: `osl` (tokens
 /// of the answer), `iat` (milliseconds to the next request), `latency_sensitivity`, `prefix_id`.

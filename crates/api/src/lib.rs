@@ -23,6 +23,7 @@ mod inspection;
 mod invocation;
 mod markup;
 mod message;
+mod nvext;
 mod picture;
 mod reader;
 mod request;
@@ -62,10 +63,11 @@ pub use inspection::{
 };
 pub use invocation::Invocation;
 pub use message::{Message, Role};
+pub use nvext::NvExt;
 pub use picture::{ImageDetail, ImagePart, ImageUrl, MAX_UUID_BYTES};
 pub use request::{
     ChatRequest, MAX_CHOICES, MAX_LOGIT_BIAS, MAX_MESSAGES, MAX_NO_REPEAT_NGRAM, MAX_STOP_BYTES,
-    MAX_STOP_TOKEN_IDS, MAX_STOPS, MAX_TOP_LOGPROBS, NvExt, StopSequences, StreamOptions,
+    MAX_STOP_TOKEN_IDS, MAX_STOPS, MAX_TOP_LOGPROBS, StopSequences, StreamOptions,
 };
 pub use response::{
     AnswerMessage, ChatChunk, ChatCompletion, Choice, ChoiceLogprobs, ChunkChoice, Delta, Entity,

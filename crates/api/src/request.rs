@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::agent_hints::AgentHints;
+use crate::nvext::NvExt;
 use crate::reader::{Bounds, Fields, integer, number, out_of_range, wrong_type};
 use crate::structured::{self, Constraint, Guided, ResponseFormat, StructuredOutputs};
 use crate::tools::{self, ToolFields};
@@ -247,38 +247,6 @@ pub struct StreamOptions {
     pub continuous_usage_stats: bool,
 }
 
-/// NIM 1.x's extensions, each of which is also a field at the top level.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
-pub struct NvExt {
-    /// See the field of the same name at the top level.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ignore_eos: Option<bool>,
-    /// See the field of the same name at the top level.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(exclusive_minimum = 0, maximum = 2)]
-    pub repetition_penalty: Option<f32>,
-    /// See the field of the same name at the top level.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = -1)]
-    pub top_k: Option<i64>,
-    /// What an agent tells about its requests.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub agent_hints: Option<AgentHints>,
-    /// See the field of the same name at the top level.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Object, required = false)]
-    pub guided_json: Option<Value>,
-    /// See the field of the same name at the top level.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub guided_regex: Option<String>,
-    /// See the field of the same name at the top level.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub guided_choice: Option<Vec<String>>,
-    /// See the field of the same name at the top level.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub guided_grammar: Option<String>,
-}
-
 impl ChatRequest {
     /// Reads and checks a request body.
     ///
@@ -500,28 +468,6 @@ impl StreamOptions {
         Ok(Some(Self {
             include_usage: fields.boolean("include_usage")?.unwrap_or(true),
             continuous_usage_stats: fields.boolean("continuous_usage_stats")?.unwrap_or(false),
-        }))
-    }
-}
-
-impl NvExt {
-    fn read(fields: &mut Fields) -> Result<Option<Self>, RequestError> {
-        let Some(value) = fields.take("nvext") else {
-            return Ok(None);
-        };
-        let mut fields = Fields::new(value, fields.at("nvext"))?;
-        let hints = fields.take("agent_hints");
-        let hints = hints.map(|hints| AgentHints::read(hints, fields.at("agent_hints")));
-        let guided = Guided::read(&mut fields)?;
-        Ok(Some(Self {
-            ignore_eos: fields.boolean("ignore_eos")?,
-            repetition_penalty: fields.number("repetition_penalty", Bounds::Above(0.0, 2.0))?,
-            top_k: fields.integer("top_k", -1..=MAX_COUNT)?,
-            agent_hints: hints.transpose()?,
-            guided_json: guided.json,
-            guided_regex: guided.regex,
-            guided_choice: guided.choice,
-            guided_grammar: guided.grammar,
         }))
     }
 }
