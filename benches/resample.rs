@@ -34,6 +34,10 @@ fn pictures(criterion: &mut Criterion) {
         (1920, 1080, 1680, 945),
         // A thumbnail to one crop.
         (128, 96, 336, 252),
+        // A square to CLIP's input, and the lines that are worst for the order of the passes.
+        (1000, 1000, 224, 224),
+        (15, 65_535, 224, 224),
+        (65_535, 15, 224, 224),
     ] {
         let rgb = noise(width, height);
         let ours = Picture::from_rgb(width, height, rgb.clone()).expect("a whole picture");

@@ -10,15 +10,20 @@
 //! computed in strips, so that of the intermediate rows only those of one strip per thread are in
 //! memory.
 
+mod spread;
 mod square;
+mod taps;
 
 use std::ops::Range;
 
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::picture::Picture;
 
+use spread::{Spread, join};
 pub use square::pil_on_square;
+use taps::Taps;
 
 /// Fractional bits of a weight: 32 less 8 for the pixel and 2 for sums that overshoot.
 const WEIGHT_BITS: u32 = 22;
@@ -29,11 +34,14 @@ const HALF: i32 = 1 << (WEIGHT_BITS - 1);
 /// Bytes of a pixel.
 const CHANNELS: usize = 3;
 
-/// Rows that the horizontal pass takes at a time, lane beside lane.
-const BLOCK_ROWS: usize = 16;
+/// Sums accumulated side by side: two 256-bit registers of 32-bit lanes.
+const SIDE: usize = 16;
 
-/// Sums accumulated side by side: six 256-bit registers of 32-bit lanes.
-const LANES: usize = BLOCK_ROWS * CHANNELS;
+/// Sums accumulated in one go: as many for each channel.
+const LANES: usize = SIDE * CHANNELS;
+
+/// Rows that the horizontal pass takes at a time, lane beside lane.
+const BLOCK_ROWS: usize = LANES / CHANNELS;
 
 /// Output rows of a strip. Strips overlap by the kernel's width in the input, so shorter ones
 /// would compute more rows twice.
@@ -126,16 +134,24 @@ pub fn pil_window(
 fn resize(picture: &Picture, size: (u32, u32), window: Window, filter: Filter) -> Picture {
     let columns = window.left as usize..(window.left + window.width) as usize;
     let rows = window.top as usize..(window.top + window.height) as usize;
+    let across = Taps::new(picture.width() as usize, size.0 as usize, columns, filter);
     let passes = Passes {
         source: picture.rgb(),
         stride: picture.width() as usize * CHANNELS,
-        across: &Taps::new(picture.width() as usize, size.0 as usize, columns, filter),
+        spread: Spread::new(&across),
+        across: &across,
         down: &Taps::new(picture.height() as usize, size.1 as usize, rows, filter),
     };
     let row_bytes = window.width as usize * CHANNELS;
     let mut rgb = vec![0; row_bytes * window.height as usize];
     let strip = |(index, out): (usize, &mut [u8])| {
-        pulp::Arch::new().dispatch(|| passes.strip(index * STRIP_ROWS, out, row_bytes));
+        let first = index * STRIP_ROWS;
+        pulp::Arch::new().dispatch(Strip {
+            passes: &passes,
+            first,
+            out,
+            row_bytes,
+        });
     };
     if rgb.len() < PARALLEL_BYTES {
         rgb.chunks_mut(row_bytes * STRIP_ROWS)
@@ -153,12 +169,32 @@ fn resize(picture: &Picture, size: (u32, u32), window: Window, filter: Filter) -
     }
 }
 
+/// A call of [`Passes::strip`], compiled for each instruction set that there may be. A closure
+/// would not do: the compiler need not inline it, and then compiles it for the least.
+struct Strip<'a> {
+    passes: &'a Passes<'a>,
+    first: usize,
+    out: &'a mut [u8],
+    row_bytes: usize,
+}
+
+impl WithSimd for Strip<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        self.passes.strip(self.first, self.out, self.row_bytes);
+    }
+}
+
 /// Both passes over one picture.
 struct Passes<'a> {
     source: &'a [u8],
     /// Bytes of a row of `source`.
     stride: usize,
     across: &'a Taps,
+    /// `across`, where rows become much wider.
+    spread: Option<Spread>,
     down: &'a Taps,
 }
 
@@ -169,6 +205,9 @@ impl Passes<'_> {
     fn strip(&self, first: usize, out: &mut [u8], row_bytes: usize) {
         let rows = first..first + out.len() / row_bytes;
         let needed = self.down.inputs(rows.clone());
+        if let Some(spread) = &self.spread {
+            return self.spread_strip(spread, rows, needed, out, row_bytes);
+        }
         // A pass at scale 1 has one weight of exactly 1 per pixel: leaving it out changes nothing.
         if self.down.identity {
             return self.horizontal(needed, out, row_bytes);
@@ -196,6 +235,35 @@ impl Passes<'_> {
         }
     }
 
+    /// [`Passes::strip`] where the rows become much wider. What is between the passes has a row's
+    /// channels one after the other.
+    #[inline(always)]
+    fn spread_strip(
+        &self,
+        spread: &Spread,
+        rows: Range<usize>,
+        needed: Range<usize>,
+        out: &mut [u8],
+        row_bytes: usize,
+    ) {
+        let mut wide = vec![0; needed.len() * row_bytes];
+        let source = self.source[needed.start * self.stride..].chunks_exact(self.stride);
+        for (planes, row) in wide.chunks_exact_mut(row_bytes).zip(source) {
+            spread.row(row, planes);
+        }
+        let mut planes = vec![0; row_bytes];
+        for (row, out) in rows.zip(out.chunks_exact_mut(row_bytes)) {
+            let (from, weights) = self.down.of(row);
+            let wide = &wide[(from - needed.start) * row_bytes..];
+            if self.down.identity {
+                join(&wide[..row_bytes], out);
+            } else {
+                vertical(weights, wide, row_bytes, &mut planes);
+                join(&planes, out);
+            }
+        }
+    }
+
     /// Resamples the source rows `rows` across, into rows of `row_bytes` bytes.
     ///
     /// The block of rows is first turned so that a column's bytes lie side by side; then the same
@@ -218,12 +286,8 @@ impl Passes<'_> {
             }
             for column in 0..row_bytes / CHANNELS {
                 let (from, weights) = self.across.of(column);
-                weigh::<LANES>(
-                    weights,
-                    &turned[(from - columns.start) * LANES..],
-                    LANES,
-                    &mut sums,
-                );
+                let from = (from - columns.start) * LANES;
+                weigh(weights, &turned[from..], LANES, &mut sums);
                 let pixels = sums.chunks_exact(CHANNELS);
                 for (pixel, row) in pixels.zip(out.chunks_exact_mut(row_bytes)) {
                     row[column * CHANNELS..][..CHANNELS].copy_from_slice(pixel);
@@ -236,122 +300,65 @@ impl Passes<'_> {
 /// One output row as the weighted sum of the rows at the front of `input`.
 #[inline(always)]
 fn vertical(weights: &[i32], input: &[u8], stride: usize, out: &mut [u8]) {
-    let mut blocks = out.chunks_exact_mut(LANES);
+    let (blocks, rest) = out.as_chunks_mut::<LANES>();
     let mut at = 0;
-    for block in &mut blocks {
-        weigh::<LANES>(weights, &input[at..], stride, block);
+    for block in blocks {
+        weigh(weights, &input[at..], stride, block);
         at += LANES;
     }
-    for byte in blocks.into_remainder() {
-        weigh::<1>(weights, &input[at..], stride, std::slice::from_mut(byte));
-        at += 1;
+    for (byte, at) in rest.iter_mut().zip(at..) {
+        let column = input[at..].iter().step_by(stride);
+        let weighed = weights.iter().zip(column);
+        let sum = weighed.fold(HALF, |sum, (weight, byte)| {
+            sum.wrapping_add(weight.wrapping_mul(i32::from(*byte)))
+        });
+        *byte = to_byte(sum);
     }
 }
 
-/// `N` weighted sums over bytes that lie `stride` apart, rounded and clamped to 8 bits.
+/// [`LANES`] weighted sums over bytes that lie `stride` apart, rounded and clamped to 8 bits.
 ///
 /// The sums fit into an `i32`: a pixel is at most 255, and the magnitudes of the weights of one
 /// output sum to at most 2 in either kernel (1 but for the cubic's negative lobes), so no partial
 /// sum exceeds 255 * 2 * 2^22 + 2^21 < 2^31. Wrapping operations spare checked builds the branch
 /// per lane.
 #[inline(always)]
-fn weigh<const N: usize>(weights: &[i32], input: &[u8], stride: usize, out: &mut [u8]) {
-    let mut sums = [HALF; N];
+fn weigh(weights: &[i32], input: &[u8], stride: usize, out: &mut [u8; LANES]) {
+    // Three of them, because the compiler keeps only small arrays in registers.
+    let (mut first, mut second, mut third) = ([HALF; SIDE], [HALF; SIDE], [HALF; SIDE]);
     for (weight, bytes) in weights.iter().zip(input.chunks(stride)) {
-        for (sum, byte) in sums.iter_mut().zip(&bytes[..N]) {
-            *sum = sum.wrapping_add(weight.wrapping_mul(i32::from(*byte)));
-        }
+        let (bytes, _) = bytes.as_chunks();
+        let [a, b, c, ..] = bytes else { break };
+        add(&mut first, *weight, a);
+        add(&mut second, *weight, b);
+        add(&mut third, *weight, c);
     }
-    for (byte, sum) in out.iter_mut().zip(sums) {
-        *byte = (sum >> WEIGHT_BITS).clamp(0, 255) as u8;
+    let (out, _) = out.as_chunks_mut();
+    for (out, sums) in out.iter_mut().zip([first, second, third]) {
+        *out = to_bytes(&sums);
     }
 }
 
-/// The inputs and weights of each output along one axis.
-#[derive(Debug)]
-struct Taps {
-    /// One per output, with inputs that never move backwards.
-    spans: Vec<Span>,
-    weights: Vec<i32>,
-    /// The axis keeps its length, so every output is its own input.
-    identity: bool,
+#[inline(always)]
+fn add(sums: &mut [i32; SIDE], weight: i32, bytes: &[u8; SIDE]) {
+    for side in 0..SIDE {
+        sums[side] = sums[side].wrapping_add(weight.wrapping_mul(i32::from(bytes[side])));
+    }
 }
 
-#[derive(Debug)]
-struct Span {
-    /// First input.
-    from: usize,
-    /// First weight in [`Taps::weights`].
-    start: usize,
-    /// Inputs, and as many weights.
-    len: usize,
+#[inline(always)]
+fn to_bytes(sums: &[i32; SIDE]) -> [u8; SIDE] {
+    let mut bytes = [0; SIDE];
+    for side in 0..SIDE {
+        bytes[side] = to_byte(sums[side]);
+    }
+    bytes
 }
 
-impl Taps {
-    /// Weights for the outputs `window` of scaling an axis from `input` to `output` pixels.
-    fn new(input: usize, output: usize, window: Range<usize>, filter: Filter) -> Self {
-        let identity = input == output;
-        if identity {
-            // What the computation below comes to, less the weights that are exactly 0.
-            let span = |from| Span {
-                from,
-                start: 0,
-                len: 1,
-            };
-            return Self {
-                spans: window.map(span).collect(),
-                weights: vec![1 << WEIGHT_BITS],
-                identity,
-            };
-        }
-        let scale = input as f64 / output as f64;
-        let widened = scale.max(1.0);
-        let radius = filter.radius() * widened;
-        let mut spans = Vec::with_capacity(window.len());
-        let mut weights = Vec::new();
-        let mut exact = Vec::new();
-        for index in window {
-            let centre = (index as f64 + 0.5) * scale;
-            // Float to integer conversion saturates, so a negative bound becomes 0.
-            let from = (centre - radius + 0.5) as usize;
-            let end = ((centre + radius + 0.5) as usize).min(input);
-            exact.clear();
-            exact.extend((from..end).map(|x| {
-                let distance = x as f64 - centre + 0.5;
-                filter.at(distance * (1.0 / widened))
-            }));
-            let sum: f64 = exact.iter().sum();
-            spans.push(Span {
-                from,
-                start: weights.len(),
-                len: exact.len(),
-            });
-            weights.extend(exact.iter().map(|weight| {
-                let weight = if sum == 0.0 { *weight } else { weight / sum };
-                let half = if weight < 0.0 { -0.5 } else { 0.5 };
-                (weight * f64::from(1 << WEIGHT_BITS) + half) as i32
-            }));
-        }
-        Self {
-            spans,
-            weights,
-            identity,
-        }
-    }
-
-    /// First input and weights of the `index`-th output of the window.
-    #[inline(always)]
-    fn of(&self, index: usize) -> (usize, &[i32]) {
-        let span = &self.spans[index];
-        (span.from, &self.weights[span.start..][..span.len])
-    }
-
-    /// The inputs that a range of outputs needs. `outputs` must not be empty.
-    #[inline(always)]
-    fn inputs(&self, outputs: Range<usize>) -> Range<usize> {
-        let (first, last) = (&self.spans[outputs.start], &self.spans[outputs.end - 1]);
-        first.from..last.from + last.len
-    }
+/// A sum in a weight's fixed point as 8 bits.
+#[inline(always)]
+fn to_byte(sum: i32) -> u8 {
+    (sum >> WEIGHT_BITS).clamp(0, 255) as u8
 }
 
 #[cfg(test)]
@@ -359,7 +366,6 @@ mod tests {
     use super::*;
 
     const FILTERS: [Filter; 2] = [Filter::Bilinear, Filter::Bicubic];
-    const LENGTHS: [usize; 10] = [1, 2, 3, 5, 7, 64, 97, 336, 1000, 65_535];
 
     fn noise(width: u32, height: u32) -> Picture {
         let bytes = width as usize * height as usize * CHANNELS;
@@ -371,43 +377,6 @@ mod tests {
             })
             .collect();
         Picture::from_rgb(width, height, rgb).unwrap()
-    }
-
-    #[test]
-    fn sums_of_weights_cannot_overflow() {
-        for filter in FILTERS {
-            for input in LENGTHS {
-                for output in LENGTHS {
-                    let taps = Taps::new(input, output, 0..output, filter);
-                    for index in 0..output {
-                        let (_, weights) = taps.of(index);
-                        let magnitude: i64 = weights.iter().map(|w| i64::from(w.abs())).sum();
-                        assert!(
-                            magnitude <= 2 << WEIGHT_BITS,
-                            "{filter:?} {input} -> {output}: {magnitude}"
-                        );
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn inputs_lie_in_the_picture_and_never_move_backwards() {
-        for filter in FILTERS {
-            for input in LENGTHS {
-                for output in LENGTHS {
-                    let taps = Taps::new(input, output, 0..output, filter);
-                    let mut last = 0;
-                    for index in 0..output {
-                        let (from, weights) = taps.of(index);
-                        assert!(from >= last && !weights.is_empty());
-                        assert!(from + weights.len() <= input);
-                        last = from;
-                    }
-                }
-            }
-        }
     }
 
     #[test]
@@ -428,6 +397,45 @@ mod tests {
                     let expected = &whole.rgb()[at..at + 20 * CHANNELS];
                     let found = &part.rgb()[y * 20 * CHANNELS..(y + 1) * 20 * CHANNELS];
                     assert_eq!(found, expected, "{filter:?} {width}x{height} row {y}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_that_are_spread_are_the_same_as_turned_ones() {
+        for (width, height) in [(1, 40), (3, 90), (15, 1000), (40, 64)] {
+            let picture = noise(width, height);
+            for filter in FILTERS {
+                for (to_width, to_height) in [(97, 40), (224, 31), (600, height)] {
+                    let spread = pil(&picture, to_width, to_height, filter);
+                    let across = Taps::new(
+                        width as usize,
+                        to_width as usize,
+                        0..to_width as usize,
+                        filter,
+                    );
+                    assert!(Spread::new(&across).is_some());
+                    let down = Taps::new(
+                        height as usize,
+                        to_height as usize,
+                        0..to_height as usize,
+                        filter,
+                    );
+                    let passes = Passes {
+                        source: picture.rgb(),
+                        stride: width as usize * CHANNELS,
+                        across: &across,
+                        spread: None,
+                        down: &down,
+                    };
+                    let mut turned = vec![0; spread.rgb().len()];
+                    passes.strip(0, &mut turned, to_width as usize * CHANNELS);
+                    assert_eq!(
+                        spread.rgb(),
+                        turned,
+                        "{width}x{height} {to_width}x{to_height}"
+                    );
                 }
             }
         }

@@ -3,9 +3,11 @@
 //! The square of a picture of 1 by 65535 pixels has 13 GB. But each pass leaves what is of one
 //! colour as it is, so the first need only look where the picture is, and the second at a strip.
 
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{CHANNELS, Filter, Passes, Picture, Span, Taps, pil};
+use super::taps::Span;
+use super::{CHANNELS, Filter, Passes, Picture, Taps, pil};
 
 /// Rows of the picture that are laid out at a time.
 const BAND_ROWS: usize = 256;
@@ -37,6 +39,24 @@ pub fn pil_on_square(
         rgb,
     };
     pil(&strip, side, side, filter)
+}
+
+/// A call of [`Passes::horizontal`] on the first rows, compiled for each instruction set.
+struct Across<'a> {
+    passes: &'a Passes<'a>,
+    rows: usize,
+    out: &'a mut [u8],
+    row_bytes: usize,
+}
+
+impl WithSimd for Across<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { rows, out, .. } = self;
+        self.passes.horizontal(0..rows, out, self.row_bytes);
+    }
 }
 
 /// The first pass: the picture's rows of the square, scaled to `side` pixels.
@@ -85,10 +105,15 @@ fn across(picture: &Picture, fill: [u8; CHANNELS], side: u32, filter: Filter) ->
                     source: &band,
                     stride,
                     across: &taps,
+                    spread: None,
                     down: &Taps::new(rows, rows, 0..rows, filter),
                 };
-                pulp::Arch::new()
-                    .dispatch(|| passes.horizontal(0..rows, &mut scaled, seeing * CHANNELS));
+                pulp::Arch::new().dispatch(Across {
+                    passes: &passes,
+                    rows,
+                    out: &mut scaled,
+                    row_bytes: seeing * CHANNELS,
+                });
             }
             let lines = out.chunks_exact_mut(row_bytes);
             for (line, scaled) in lines.zip(scaled.chunks_exact(seeing * CHANNELS)) {
