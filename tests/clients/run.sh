@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The official clients of OpenAI and Anthropic and what is built on them, against the real binary.
+# The official clients of OpenAI and Anthropic, what is built on them, and NVIDIA's benchmark, against the
+# real binary.
 #
 # usage: tests/clients/run.sh VLMD_BINARY [PICTURE.png]
 #
@@ -17,6 +18,9 @@ mkdir -p "$work"
 [ -x "$work/venv/bin/python" ] || python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet --disable-pip-version-check -r tests/clients/requirements.txt
 cp tests/clients/package.json tests/clients/*.mjs "$work/"
+# AIPerf wants other versions of what the clients stand on.
+[ -x "$work/aiperf/bin/python" ] || python3 -m venv "$work/aiperf"
+"$work/aiperf/bin/pip" install --quiet --disable-pip-version-check -r tests/clients/aiperf_requirements.txt
 npm install --prefix "$work" --no-audit --no-fund --no-package-lock --loglevel=error
 
 cleanup() { kill "${server:-}" "${tools:-}" "${named:-}" "${leaving:-}" "${files:-}" 2>/dev/null || true; }
@@ -64,3 +68,8 @@ tools_url=$(url tools)
 "$work/venv/bin/python" tests/clients/tools_python.py "$tools_url"
 (cd "$work" && node tools_node.mjs "$tools_url")
 (cd "$work" && node ai_node.mjs "$base_url" "$picture" "$tools_url")
+# AIPerf asks for a tokenizer of transformers' form, to draw words with.
+mkdir -p "$work/tokenizer"
+cp models/tiny/tokenizer.json "$work/tokenizer/"
+echo '{"tokenizer_class": "PreTrainedTokenizerFast"}' >"$work/tokenizer/tokenizer_config.json"
+"$work/venv/bin/python" tests/clients/aiperf_runs.py "$base_url" "$work/aiperf/bin/aiperf" "$PWD/$work/tokenizer"
