@@ -57,6 +57,7 @@ wait_for test -s "$work/files.port"
 picture_url="http://127.0.0.1:$(cat "$work/files.port")/$(basename "$picture")"
 
 base_url=$(url server)
+tests/clients/curl.sh "$base_url" "$picture" "$picture_url"
 "$work/venv/bin/python" tests/clients/openai_python.py "$base_url" "$picture" "$picture_url"
 (cd "$work" && node openai_node.mjs "$base_url" "$picture" "$picture_url")
 "$work/venv/bin/python" tests/clients/litellm_python.py "$base_url" "$picture" "$picture_url"
