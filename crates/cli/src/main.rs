@@ -6,8 +6,10 @@ mod args;
 mod asset_args;
 mod bench;
 mod checkpoint;
+mod device;
 mod hub;
 mod kv_choice;
+mod launch;
 mod list;
 mod logging;
 mod nim;
@@ -49,15 +51,15 @@ fn main() -> ExitCode {
 fn run(arguments: Vec<OsString>) -> Result<ExitCode> {
     let environment = settings::environment();
     let program = arguments.first().and_then(|name| Program::called(name));
-    let (arguments, idle) = match program {
-        None => (arguments, Vec::new()),
+    let (line, idle) = match program {
+        None => (arguments.clone(), Vec::new()),
         Some(Program::Serve) => nim::engine_command_line(&arguments)?,
         Some(other) => {
             other.run(&arguments, &environment)?;
             return Ok(ExitCode::SUCCESS);
         }
     };
-    let mut settings = settings::read(&arguments, &environment)?;
+    let mut settings = settings::read(&line, &environment)?;
     if !idle.is_empty() {
         let warning = format!("without effect here: {}", idle.join(" "));
         settings.notes.warnings.push(warning);
@@ -65,6 +67,11 @@ fn run(arguments: Vec<OsString>) -> Result<ExitCode> {
     if let Some(format) = settings.printed() {
         settings::print(&settings, format)?;
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(args) = settings.serving() {
+        // What was called goes on as another program with what it was called with.
+        let note = launch::hand_over(args, &arguments)?;
+        settings.notes.warnings.extend(note);
     }
     match settings.cli.command {
         None => serve::run(settings.cli.serve, &settings.notes)?,

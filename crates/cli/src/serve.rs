@@ -18,8 +18,9 @@ use vlmd_server::{
     ApiKeys, Listeners, ModelSlot, PictureMemory, PictureStore, ServedModel, ServerConfig,
 };
 
-use crate::args::{DeviceChoice, MediaArgs, ServeArgs};
+use crate::args::{MediaArgs, ServeArgs};
 use crate::checkpoint;
+use crate::device::{self, describe};
 use crate::logging;
 use crate::plan::{MemoryPlan, Wishes, admit, admit_card, free_memory, kept_free, readable};
 use crate::resolve::{ResolvedModel, Wanted, resolve};
@@ -140,7 +141,7 @@ async fn signal() {
 }
 
 fn load(args: &ServeArgs) -> Result<ServedModel> {
-    let device = device(args.device)?;
+    let device = device::open(args.device)?;
     let wanted = Wanted {
         model: &args.model,
         revision: args.revision.as_deref(),
@@ -247,30 +248,6 @@ fn load_weights(resolved: &ResolvedModel, options: LoadOptions) -> Result<Loaded
     let loaded = vlmd_models::load(&resolved.files, &options);
     bar.finish_and_clear();
     Ok(loaded?)
-}
-
-/// The device that was asked for. `auto` takes the first card if there is one.
-pub(crate) fn device(choice: DeviceChoice) -> Result<Device> {
-    match choice {
-        DeviceChoice::Cpu => Ok(Device::Cpu),
-        DeviceChoice::Cuda(ordinal) => {
-            Device::new_cuda(ordinal).with_context(|| format!("cannot open CUDA device {ordinal}"))
-        }
-        DeviceChoice::Auto if cfg!(feature = "cuda") => {
-            Ok(Device::new_cuda(0).unwrap_or_else(|error| {
-                tracing::info!(%error, "no CUDA device, serving on the CPU");
-                Device::Cpu
-            }))
-        }
-        DeviceChoice::Auto => Ok(Device::Cpu),
-    }
-}
-
-fn describe(device: &Device) -> String {
-    match device.location() {
-        candle_core::DeviceLocation::Cuda { gpu_id } => format!("CUDA device {gpu_id}"),
-        _ => format!("{} CPU threads", rayon::current_num_threads()),
-    }
 }
 
 fn server_config(args: &ServeArgs) -> Result<ServerConfig> {

@@ -24,6 +24,7 @@
 
 mod activation;
 mod attention;
+mod cards;
 mod cpu;
 mod device;
 mod linear;
@@ -40,6 +41,7 @@ mod parity;
 
 pub use activation::{gelu, quick_gelu, softmax, squared_relu, swiglu};
 pub use attention::attention;
+pub use cards::{Capability, DriverError, Family, cards, family_for};
 pub use device::free_cuda_memory;
 pub use linear::Linear;
 pub use norm::{layer_norm, rms_norm};

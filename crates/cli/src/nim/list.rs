@@ -10,8 +10,9 @@ use vlmd_models::catalog::{self, EMBEDDED_MODEL};
 
 use super::profiles::Profile;
 use crate::args::{Precision, ServeArgs};
+use crate::device;
+use crate::launch;
 use crate::plan::{admit_card, free_memory, readable};
-use crate::serve;
 use crate::settings::{self, Environment};
 
 /// List the profiles of the model that the environment names, or of all models.
@@ -28,7 +29,9 @@ pub(super) fn run(arguments: &[OsString], environment: &Environment) -> Result<(
     let args = settings::of_environment(environment)?
         .serve()
         .context("there are no settings")?;
-    let device = serve::device(args.device)?;
+    // What is not said here is in the list itself: no free GPUs.
+    launch::hand_over(&args, arguments)?;
+    let device = device::open(args.device)?;
     let text = listing(&args, &device, free_memory(&device)?);
     io::stdout().lock().write_all(text.as_bytes())?;
     Ok(())

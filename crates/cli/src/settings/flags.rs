@@ -28,6 +28,10 @@ pub(crate) struct DeploymentArgs {
     /// /opt/nim/.cache is looked into, and models are fetched into Hugging Face's own cache
     #[arg(long, env = "VLMD_CACHE_PATH", value_name = "DIR")]
     pub(crate) cache_path: Option<PathBuf>,
+    /// Program that serves in place of this one, with the same arguments; by default the one in
+    /// ../lib/vlmd that is compiled for this host's cards, where there are such
+    #[arg(long, env = "VLMD_BINARY", value_name = "FILE")]
+    pub(crate) binary: Option<PathBuf>,
     /// Never fetch a model: it must be there
     #[arg(long, env = "VLMD_OFFLINE")]
     pub(crate) offline: bool,

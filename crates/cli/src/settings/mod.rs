@@ -23,7 +23,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory as _, FromArgMatches as _};
 use vlmd_models::catalog;
 
-use crate::args::{Cli, Command as Subcommand};
+use crate::args::{Cli, Command as Subcommand, ServeArgs};
 
 pub(crate) use engine_args::EngineArguments;
 pub(crate) use flags::{DeploymentArgs, PrintFormat, Tracing};
@@ -380,16 +380,20 @@ pub(crate) fn of_environment(environment: &Environment) -> Result<Settings> {
 impl Settings {
     /// In which form the settings are to be printed, if that is what was asked for.
     pub(crate) fn printed(&self) -> Option<PrintFormat> {
-        let args = match &self.cli.command {
-            None => &self.cli.serve,
-            Some(Subcommand::Serve(args)) => args,
-            Some(_) => return None,
-        };
-        args.deployment.print_config
+        self.serving()?.deployment.print_config
     }
 
-    /// The settings of the server, if that is what was asked for.
-    pub(crate) fn serve(self) -> Option<crate::args::ServeArgs> {
+    /// The settings of the server, where it is one that was asked for.
+    pub(crate) fn serving(&self) -> Option<&ServeArgs> {
+        match &self.cli.command {
+            None => Some(&self.cli.serve),
+            Some(Subcommand::Serve(args)) => Some(args),
+            Some(_) => None,
+        }
+    }
+
+    /// The same, to keep.
+    pub(crate) fn serve(self) -> Option<ServeArgs> {
         match self.cli.command {
             None => Some(self.cli.serve),
             Some(Subcommand::Serve(args)) => Some(*args),
