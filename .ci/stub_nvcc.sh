@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A CUDA compiler that only pretends: it states its version and leaves empty outputs, which is
 # all that type-checking the CUDA variant needs on a machine without a toolkit.
-output= directory= source= ptx= previous=
+output='' directory='' source='' ptx='' previous=''
 for argument in "$@"; do
   case $previous in
     -o) output=$argument ;;

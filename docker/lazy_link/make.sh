@@ -19,7 +19,7 @@ fi
 
 libraries=$toolkit/lib64
 [ -d "$libraries" ] || libraries=$toolkit/lib
-rm -rf "$out/lib64" "$out/work"
+rm -rf "${out:?}/lib64" "${out:?}/work"
 mkdir -p "$out/lib64" "$out/work"
 for part in bin include nvvm; do
   ln -sfn "$toolkit/$part" "$out/$part"

@@ -54,7 +54,7 @@ link() {
   local script=()
   if [ -n "$version" ]; then
     echo "$version { *; };" >version.map
-    script=(-Wl,--version-script=version.map)
+    script=('-Wl,--version-script=version.map')
   fi
   # Each module brings the same helper functions, which on a card are its own.
   g++ -shared -o "$library" -Wl,-soname,"$library" -Wl,-z,muldefs "${script[@]}" "$@" missing.o

@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# All that can be shown of the CUDA variant without a card: the real compiler takes the kernels, the
+# release binary needs no library of NVIDIA's to start and says in a sentence what it lacks, and on
+# the fake driver it answers as the CPU does, every architecture, in f32 and bf16.
+#
+# usage: cuda.sh [--force]
+#
+# It takes half an hour of two cores, of which the compiler takes most. So it records what it was run
+# on in .ci/cuda.last, which is committed, and does not run again before one of its inputs changes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+record=.ci/cuda.last
+inputs=(.ci/cuda.sh Cargo.lock Cargo.toml rust-toolchain.toml crates/backend crates/cli/src/device.rs
+  crates/engine crates/kernels crates/models docker/lazy_link models/tiny tests/fake_cuda tests/golden)
+digest=$(git ls-files -z --cached --others --exclude-standard -- "${inputs[@]}" |
+  LC_ALL=C sort -zu | xargs -0 sha256sum | sha256sum | cut -d ' ' -f 1)
+
+if [ "${1:-}" != --force ] && grep -qsx "inputs: $digest" "$record"; then
+  echo "unchanged since $(sed -n 's/^date: //p' "$record"): not run again. Then it gave:"
+  grep -vE '^(inputs|date): ' "$record"
+  exit
+fi
+
+folder=target/cuda
+mkdir -p "$folder"
+results=$(mktemp)
+trap 'rm -f "$results"' EXIT
+
+# Wheels are not taken apart again where they lie.
+if [ ! -e "$folder/toolkit/environment" ]; then
+  tests/fake_cuda/toolkit.sh "$folder/toolkit" >"$folder/environment"
+  mv "$folder/environment" "$folder/toolkit/environment"
+fi
+# shellcheck disable=SC1091 # Written by toolkit.sh.
+source "$folder/toolkit/environment"
+toolkit=$CUDA_HOME
+
+docker/lazy_link/make.sh "$toolkit" "$folder/lazy" >/dev/null
+export CUDA_HOME=$PWD/$folder/lazy CUDA_PATH=$PWD/$folder/lazy
+cargo build --locked --release --package vlmd --features cuda --target-dir "$folder"
+binary=$folder/release/vlmd
+if readelf -d "$binary" | grep -E 'NEEDED.*(cuda|cublas|curand|nvrtc|nvidia)'; then
+  echo "cuda.sh: $binary does not start where these libraries are not" >&2
+  exit 1
+fi
+tests/fake_cuda/no_card.py "$binary" | tee -a "$results"
+
+tests/fake_cuda/build.sh "$binary" "$folder/fake" >/dev/null
+models=(--model vlmd/tiny)
+for golden in kosmos2 llava llava_next llava_next_vicuna llava_next_yi mllama neva neva_dist \
+  neva_legacy neva_llama neva_pp2 neva_tp2 phi3_v phi3_v_crops16; do
+  models+=(--model "tests/golden/$golden")
+done
+# In f32 answers are the same to the letter. bf16 keeps 8 bits: where the two best candidates are
+# that close, either may come first.
+python3 tests/fake_cuda/compare.py "$binary" "$folder/fake" --cases 6 "${models[@]}" --dtype f32 |
+  tee -a "$results"
+python3 tests/fake_cuda/compare.py "$binary" "$folder/fake" --cases 6 "${models[@]}" --dtype bf16 \
+  --tie 0.1 | tee -a "$results"
+
+{
+  echo "inputs: $digest"
+  echo "date: $(date -u +%F)"
+  sed -nE '/^(vlmd|tests)/{s/, [0-9]+ requests.*//;h};/answers equal|^no card/{G;s/^ *(.*)\n(.*)$/\2: \1/;p}' "$results"
+} >"$record"

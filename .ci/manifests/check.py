@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""Holds docker/kubernetes and docker/compose.yaml against schemas and against each other.
+
+Every overlay is built alone, with each component and with all of them. Objects of Kubernetes' own
+must follow its published schemas, custom resources those in custom.py, and the compose file the
+compose specification. Then names must lead somewhere: selectors to pods, ports to containers,
+claims to volumes, settings and metrics to what vlmd has.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import compose_spec
+import jsonschema
+import kubernetes_validate
+
+import custom
+import kustomize
+from kustomize import Fault
+
+PROJECT = Path(__file__).resolve().parents[2]
+FOLDER = PROJECT / "docker/kubernetes"
+VERSION = "1.37"
+OVERLAYS = ["cpu", "gpu"]
+COMPONENTS = ["autoscaling", "monitoring", "inference-gateway"]
+
+
+def source(folder):
+    """All Rust source below a folder of the project."""
+    return "\n".join(path.read_text() for path in sorted((PROJECT / folder).rglob("*.rs")))
+
+
+def check_schema(thing):
+    """Holds one object against the schema of its kind."""
+    name = f"{thing['kind']} {thing['metadata']['name']}"
+    schema = custom.SCHEMAS.get((thing["apiVersion"], thing["kind"]))
+    try:
+        if schema:
+            jsonschema.validate(thing, schema)
+        else:
+            kubernetes_validate.validate(thing, VERSION, strict=True)
+    except (jsonschema.ValidationError, kubernetes_validate.ValidationError) as error:
+        raise Fault(f"{name}: {error.json_path}: {error.message}") from error
+
+
+def matches(selector, labels):
+    """Whether a selector means a pod with such labels."""
+    return selector.items() <= labels.items()
+
+
+def check_names(objects, settings, metrics):
+    """Follows every name of an overlay to what it stands for."""
+    kinds = {thing["kind"]: thing for thing in objects}
+    template = kinds["Deployment"]["spec"]["template"]
+    labels = template["metadata"]["labels"]
+    (container,) = template["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+
+    def need(holds, what):
+        if not holds:
+            raise Fault(what)
+
+    need(matches(kinds["Deployment"]["spec"]["selector"]["matchLabels"], labels), "the pod's labels")
+    volumes = {volume["name"] for volume in template["spec"]["volumes"]}
+    need(volumes == {mount["name"] for mount in container["volumeMounts"]}, "volumes and mounts")
+    for volume in template["spec"]["volumes"]:
+        if claim := volume.get("persistentVolumeClaim"):
+            name = kinds["PersistentVolumeClaim"]["metadata"]["name"]
+            need(claim["claimName"] == name, "the claim")
+    for probe in ["startupProbe", "readinessProbe", "livenessProbe"]:
+        need(container[probe]["httpGet"]["port"] in ports, f"the port of {probe}")
+    for variable in container["env"]:
+        need(variable["name"] in settings, f"{variable['name']} is no setting of vlmd's")
+    service = kinds["Service"]["spec"]
+    need(matches(service["selector"], labels), "the service's selector")
+    need(all(port["targetPort"] in ports for port in service["ports"]), "the service's ports")
+    if scaler := kinds.get("HorizontalPodAutoscaler"):
+        target = scaler["spec"]["scaleTargetRef"]
+        need(target["name"] == kinds[target["kind"]]["metadata"]["name"], "what is scaled")
+        need("replicas" not in kinds["Deployment"]["spec"], "two say how many pods there are")
+        for metric in scaler["spec"]["metrics"]:
+            name = metric["pods"]["metric"]["name"]
+            need(name in metrics, f"{name} is no metric of vlmd's")
+    if monitor := kinds.get("PodMonitor"):
+        need(matches(monitor["spec"]["selector"]["matchLabels"], labels), "the monitor's selector")
+        for endpoint in monitor["spec"]["podMetricsEndpoints"]:
+            need(endpoint["port"] in ports, "the monitor's port")
+    if pool := kinds.get("InferencePool"):
+        need(matches(pool["spec"]["selector"]["matchLabels"], labels), "the pool's selector")
+        for port in pool["spec"]["targetPorts"]:
+            need(port["number"] in ports.values(), "the pool's port")
+
+
+def check_compose(settings):
+    """Holds the compose file against the specification, and its settings against vlmd's."""
+    path = PROJECT / "docker/compose.yaml"
+    options = compose_spec.PyOptions(apply_merge=True)
+    # With an environment that sets nothing.
+    text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", path.read_text())
+    try:
+        file = options.from_yaml(text)
+        file.validate()
+    except ValueError as error:
+        raise Fault(f"{path.name}: {error}") from error
+    for name, service in file.to_dict()["services"].items():
+        if not (path.parent / service["build"]["context"] / service["build"]["dockerfile"]).exists():
+            raise Fault(f"{path.name}: {name} is built from a file that is not there")
+        for variable in service["environment"]:
+            if variable.startswith("VLMD_") and variable not in settings:
+                raise Fault(f"{path.name}: {variable} is no setting of vlmd's")
+    return len(file.service_names())
+
+
+def main():
+    """Checks everything, and says how much that was."""
+    settings = set(re.findall(r'env = "(VLMD_\w+)"', source("crates/cli/src")))
+    metrics = set(re.findall(r'"([a-z:_]+)"', source("crates/server/src/metrics")))
+    count = 0
+    try:
+        for overlay in OVERLAYS:
+            for chosen in [[], *([name] for name in COMPONENTS), COMPONENTS]:
+                components = [f"../{name}" for name in chosen]
+                objects = kustomize.build(FOLDER / overlay, components)
+                try:
+                    for thing in objects:
+                        check_schema(thing)
+                    check_names(objects, settings, metrics)
+                except Fault as fault:
+                    raise Fault(f"{overlay} with {chosen}: {fault}") from fault
+                count += len(objects)
+        services = check_compose(settings)
+    except Fault as fault:
+        sys.exit(str(fault))
+    print(f"{count} objects of {len(OVERLAYS)} overlays, {services} services")
+
+
+if __name__ == "__main__":
+    main()
