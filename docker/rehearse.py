@@ -166,15 +166,20 @@ def bootstrap(image, root):
     shutil.rmtree(root, ignore_errors=True)
     run("debootstrap", "--variant=minbase", *packages, release[0], root, MIRROR)
     if name == "rust":
-        sysroot = subprocess.run(
-            ["rustc", "--print", "sysroot"], cwd=PROJECT, check=True, stdout=subprocess.PIPE, text=True
-        ).stdout.strip()
-        if f"-{tag.partition('-')[0]}." not in f"-{Path(sysroot).name}":
-            sys.exit(f"{image} has another Rust than {sysroot}")
+        version, sysroot = asked("--version"), asked("--print", "sysroot")
+        if not version.startswith(f"rustc {tag.partition('-')[0]}."):
+            sys.exit(f"{image} is another Rust than {version}")
         run("cp", "-a", sysroot, root / "usr/local/rust")
         (root / "usr/local/cargo").mkdir()
         (root / "usr/local/cargo/bin").symlink_to("../rust/bin")
     root.rename(finished)
+
+
+def asked(*arguments):
+    """What this project's Rust compiler says."""
+    command = ["rustc", *arguments]
+    answer = subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.PIPE, text=True)
+    return answer.stdout.strip()
 
 
 def build(options):
