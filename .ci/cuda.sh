@@ -3,26 +3,42 @@
 # release binary needs no library of NVIDIA's to start and says in a sentence what it lacks, and on
 # the fake driver it answers as the CPU does, every architecture, in f32 and bf16.
 #
-# usage: cuda.sh [--force]
+# usage: cuda.sh [--force] [--folder FOLDER]    (of what is built and may be kept; target/cuda)
 #
 # It takes half an hour of two cores, of which the compiler takes most. So it records what it was run
 # on in .ci/cuda.last, which is committed, and does not run again before one of its inputs changes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 record=.ci/cuda.last
+force=''
+folder=target/cuda
+while [ $# -gt 0 ]; do
+  case $1 in
+    --force) force=yes ;;
+    --folder)
+      folder=${2:?--folder names none}
+      shift
+      ;;
+    *)
+      echo "cuda.sh: $1 is not known" >&2
+      exit 2
+      ;;
+  esac
+  shift
+done
 inputs=(.ci/cuda.sh Cargo.lock Cargo.toml rust-toolchain.toml crates/backend crates/cli/src/device.rs
   crates/engine crates/kernels crates/models docker/lazy_link models/tiny tests/fake_cuda tests/golden)
 digest=$(git ls-files -z --cached --others --exclude-standard -- "${inputs[@]}" |
   LC_ALL=C sort -zu | xargs -0 sha256sum | sha256sum | cut -d ' ' -f 1)
 
-if [ "${1:-}" != --force ] && grep -qsx "inputs: $digest" "$record"; then
+if [ -z "$force" ] && grep -qsx "inputs: $digest" "$record"; then
   echo "unchanged since $(sed -n 's/^date: //p' "$record"): not run again. Then it gave:"
   grep -vE '^(inputs|date): ' "$record"
   exit
 fi
 
-folder=target/cuda
 mkdir -p "$folder"
+folder=$(realpath "$folder")
 results=$(mktemp)
 trap 'rm -f "$results"' EXIT
 
@@ -36,9 +52,9 @@ source "$folder/toolkit/environment"
 toolkit=$CUDA_HOME
 
 docker/lazy_link/make.sh "$toolkit" "$folder/lazy" >/dev/null
-export CUDA_HOME=$PWD/$folder/lazy CUDA_PATH=$PWD/$folder/lazy
-cargo build --locked --release --package vlmd --features cuda --target-dir "$folder"
-binary=$folder/release/vlmd
+export CUDA_HOME=$folder/lazy CUDA_PATH=$folder/lazy
+cargo build --locked --release --package vlmd --features cuda --target-dir "$folder/target"
+binary=$folder/target/release/vlmd
 if readelf -d "$binary" | grep -E 'NEEDED.*(cuda|cublas|curand|nvrtc|nvidia)'; then
   echo "cuda.sh: $binary does not start where these libraries are not" >&2
   exit 1

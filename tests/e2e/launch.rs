@@ -168,11 +168,15 @@ fn a_program_that_is_named_goes_before_the_one_that_fits() {
 fn a_card_that_was_asked_for_in_vain_is_one_sentence() {
     let image = Image::new();
     for (cards, device, sentence) in [
-        ("", "cuda", "the NVIDIA driver shows no card"),
+        (
+            "",
+            "cuda",
+            "cannot use CUDA device 0: the NVIDIA driver shows no card",
+        ),
         (
             "80",
             "cuda:1",
-            "there is no CUDA device 1: the driver shows 1, counted from 0",
+            "cannot use CUDA device 1: the driver shows 1, counted from 0",
         ),
         (
             "75",

@@ -39,8 +39,10 @@ for part in driver blas rand; do
   g++ "${flags[@]}" -c "$here/$part.cpp" -o "$part.o"
 done
 
-# What the binary needs and nobody wrote says so when it is called.
-nm -D --undefined-only "$binary" | awk '{print $2}' | sed 's/@.*//' | sort -u >needed
+# What the binary needs and nobody wrote says so when it is called. Where docker/lazy_link is in it,
+# it has functions of those names itself.
+{ nm -D --undefined-only "$binary" && nm --defined-only "$binary"; } | awk '{print $NF}' |
+  sed 's/@.*//' | sort -u >needed
 link() {
   local library=$1 pattern=$2 version=$3
   shift 3

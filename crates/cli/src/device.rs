@@ -13,7 +13,7 @@ use crate::args::DeviceChoice;
 pub(crate) fn open(choice: DeviceChoice) -> Result<Device> {
     match choice {
         DeviceChoice::Cpu => Ok(Device::Cpu),
-        DeviceChoice::Cuda(ordinal) => card(ordinal),
+        DeviceChoice::Cuda(ordinal) => card(ordinal).with_context(|| unusable(ordinal)),
         DeviceChoice::Auto if cfg!(feature = "cuda") => Ok(card(0).unwrap_or_else(|error| {
             tracing::info!("serving on the CPU: {error:#}");
             Device::Cpu
@@ -25,20 +25,24 @@ pub(crate) fn open(choice: DeviceChoice) -> Result<Device> {
 /// A card, by its place in the driver's order.
 fn card(ordinal: usize) -> Result<Device> {
     if !cfg!(feature = "cuda") {
-        bail!("cannot use CUDA device {ordinal}: this vlmd is built without CUDA");
+        bail!("this vlmd is built without CUDA");
     }
     // Asked first: candle would say an error's number.
-    let cards =
-        vlmd_kernels::cards().with_context(|| format!("cannot use CUDA device {ordinal}"))?;
-    if ordinal >= cards.len() {
-        bail!("{}", no_such_card(ordinal, cards.len()));
+    let count = vlmd_kernels::cards()?.len();
+    if ordinal >= count {
+        bail!(not_among(count));
     }
-    Device::new_cuda(ordinal).with_context(|| format!("cannot open CUDA device {ordinal}"))
+    Ok(Device::new_cuda(ordinal)?)
 }
 
-/// What to say of a card that is not there.
-pub(crate) fn no_such_card(ordinal: usize, count: usize) -> String {
-    format!("there is no CUDA device {ordinal}: the driver shows {count}, counted from 0")
+/// What to say of a card that was asked for in vain, before the reason.
+pub(crate) fn unusable(ordinal: usize) -> String {
+    format!("cannot use CUDA device {ordinal}")
+}
+
+/// The reason, where there are other cards but not that one.
+pub(crate) fn not_among(count: usize) -> String {
+    format!("the driver shows {count}, counted from 0")
 }
 
 /// What to call a device when telling what runs where.

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, anyhow};
 use vlmd_kernels::{Capability, Family};
 
 use crate::args::{DeviceChoice, ServeArgs};
-use crate::device::no_such_card;
+use crate::device::{not_among, unusable};
 
 /// Becomes the program that `args` name or that is compiled for the cards. Comes back where this
 /// one is to go on, with what there is to say about that.
@@ -37,12 +37,10 @@ pub(crate) fn hand_over(args: &ServeArgs, arguments: &[OsString]) -> Result<Opti
     if families.is_empty() {
         return Ok(None);
     }
-    match family(args.device, &families, &folder) {
-        Ok(family) => Err(become_it(&program(&folder, family), arguments)),
-        Err(error) if args.device == DeviceChoice::Auto => {
-            Ok(Some(format!("serving on the CPU: {error:#}")))
-        }
-        Err(error) => Err(error),
+    match (family(args.device, &families, &folder), args.device) {
+        (Ok(family), _) => Err(become_it(&program(&folder, family), arguments)),
+        (Err(error), DeviceChoice::Cuda(ordinal)) => Err(error.context(unusable(ordinal))),
+        (Err(error), _) => Ok(Some(format!("serving on the CPU: {error:#}"))),
     }
 }
 
@@ -51,9 +49,7 @@ fn family(choice: DeviceChoice, families: &[Family], folder: &Path) -> Result<Fa
     let cards = vlmd_kernels::cards()?;
     let used = match choice {
         DeviceChoice::Cuda(ordinal) => {
-            let card = cards
-                .get(ordinal)
-                .with_context(|| no_such_card(ordinal, cards.len()))?;
+            let card = cards.get(ordinal).with_context(|| not_among(cards.len()))?;
             vec![*card]
         }
         DeviceChoice::Auto | DeviceChoice::Cpu => cards,

@@ -5,6 +5,7 @@
     reason = "functions of a library that is loaded at run time: see `Driver`"
 )]
 
+use std::error::Error as _;
 use std::ffi::{c_int, c_uint};
 
 use libloading::Library;
@@ -70,7 +71,6 @@ struct Driver {
 
 impl Driver {
     fn load() -> Result<Self, DriverError> {
-        let absent = |error: libloading::Error| DriverError::NoDriver(error.to_string());
         // SAFETY: the driver's library may be loaded by anybody at any time. The symbols have the
         // types that cuda.h declares, and stay where they are: the library is never unloaded.
         unsafe {
@@ -115,6 +115,14 @@ impl Driver {
             minor: read(COMPUTE_CAPABILITY_MINOR)?,
         })
     }
+}
+
+/// Says what the dynamic loader said.
+fn absent(error: libloading::Error) -> DriverError {
+    let reason = error
+        .source()
+        .map_or_else(|| error.to_string(), ToString::to_string);
+    DriverError::NoDriver(reason)
 }
 
 fn check(call: &'static str, status: c_int) -> Result<(), DriverError> {
