@@ -12,10 +12,9 @@ import sys
 from pathlib import Path
 
 import compose_spec
+import custom
 import jsonschema
 import kubernetes_validate
-
-import custom
 import kustomize
 from kustomize import Fault
 
