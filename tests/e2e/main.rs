@@ -27,7 +27,8 @@ mod hub;
 #[cfg(test)]
 mod kosmos2;
 // Programs take another's place on Unix alone, and only those that have no kernels for cards do.
-#[cfg(all(test, unix, not(feature = "cuda")))]
+#[cfg(test)]
+#[cfg(all(unix, not(feature = "cuda")))]
 mod launch;
 #[cfg(test)]
 mod legacy;

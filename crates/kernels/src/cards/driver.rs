@@ -40,6 +40,14 @@ pub enum DriverError {
     },
 }
 
+impl From<libloading::Error> for DriverError {
+    fn from(error: libloading::Error) -> Self {
+        // The dynamic loader's own words, where there are such.
+        let reason = error.source().map(ToString::to_string);
+        Self::NoDriver(reason.unwrap_or_else(|| error.to_string()))
+    }
+}
+
 /// The compute capabilities of the cards that this process may use, in the driver's order, which
 /// `CUDA_VISIBLE_DEVICES` governs. At least one.
 ///
@@ -74,12 +82,12 @@ impl Driver {
         // SAFETY: the driver's library may be loaded by anybody at any time. The symbols have the
         // types that cuda.h declares, and stay where they are: the library is never unloaded.
         unsafe {
-            let library = Library::new(LIBRARY).map_err(absent)?;
+            let library = Library::new(LIBRARY)?;
             let driver = Self {
-                init: *library.get(c"cuInit").map_err(absent)?,
-                device_count: *library.get(c"cuDeviceGetCount").map_err(absent)?,
-                device: *library.get(c"cuDeviceGet").map_err(absent)?,
-                attribute: *library.get(c"cuDeviceGetAttribute").map_err(absent)?,
+                init: *library.get(c"cuInit")?,
+                device_count: *library.get(c"cuDeviceGetCount")?,
+                device: *library.get(c"cuDeviceGet")?,
+                attribute: *library.get(c"cuDeviceGetAttribute")?,
             };
             // It has threads and handlers of its own, and candle may use it next.
             std::mem::forget(library);
@@ -115,14 +123,6 @@ impl Driver {
             minor: read(COMPUTE_CAPABILITY_MINOR)?,
         })
     }
-}
-
-/// Says what the dynamic loader said.
-fn absent(error: libloading::Error) -> DriverError {
-    let reason = error
-        .source()
-        .map_or_else(|| error.to_string(), ToString::to_string);
-    DriverError::NoDriver(reason)
 }
 
 fn check(call: &'static str, status: c_int) -> Result<(), DriverError> {
