@@ -38,7 +38,8 @@ use crate::nim::Program;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match run(std::env::args_os().collect()) {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    match run(&arguments) {
         Ok(code) => code,
         Err(error) => {
             // The sentence first, then what it was caused by, on one line: it ends up in logs.
@@ -48,14 +49,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Vec<OsString>) -> Result<ExitCode> {
+fn run(arguments: &[OsString]) -> Result<ExitCode> {
     let environment = settings::environment();
     let program = arguments.first().and_then(|name| Program::called(name));
     let (line, idle) = match program {
-        None => (arguments.clone(), Vec::new()),
-        Some(Program::Serve) => nim::engine_command_line(&arguments)?,
+        None => (arguments.to_owned(), Vec::new()),
+        Some(Program::Serve) => nim::engine_command_line(arguments)?,
         Some(other) => {
-            other.run(&arguments, &environment)?;
+            other.run(arguments, &environment)?;
             return Ok(ExitCode::SUCCESS);
         }
     };
@@ -70,7 +71,7 @@ fn run(arguments: Vec<OsString>) -> Result<ExitCode> {
     }
     if let Some(args) = settings.serving() {
         // What was called goes on as another program with what it was called with.
-        let note = launch::hand_over(args, &arguments)?;
+        let note = launch::hand_over(args, arguments)?;
         settings.notes.warnings.extend(note);
     }
     match settings.cli.command {
