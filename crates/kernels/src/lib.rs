@@ -34,6 +34,8 @@ mod pages;
 mod portable;
 mod ragged;
 mod rope;
+mod scratch;
+pub mod twin;
 pub mod weights;
 
 #[cfg(test)]
@@ -42,10 +44,11 @@ mod parity;
 pub use activation::{gelu, quick_gelu, softmax, squared_relu, swiglu};
 pub use attention::attention;
 pub use cards::{Capability, DriverError, Family, cards, family_for};
-pub use device::free_cuda_memory;
+pub use device::{CudaBuild, CudaCard, CudaDriver, cuda_build, cuda_driver, free_cuda_memory};
 pub use linear::Linear;
 pub use norm::{layer_norm, rms_norm};
 pub use paged_attention::{paged_attention, write_kv};
 pub use pages::Pages;
 pub use ragged::{PAGE_TOKENS, Ragged, RaggedLayout};
 pub use rope::rope;
+pub use scratch::{Attended, Place, attention_scratch, paged_attention_scratch};

@@ -10,6 +10,7 @@ use candle_nn::rotary_emb::rope_thd;
 
 use crate::pages::{CODE_OF_ZERO, LARGEST_CODE, Pages};
 use crate::ragged::{PAGE_TOKENS, Sequence};
+use crate::scratch::{MOST_GATHERED, rows_at_a_time};
 
 /// Sequences that are attended to in one go.
 #[derive(Debug)]
@@ -40,16 +41,15 @@ pub(crate) struct GatherPlan {
 }
 
 impl GatherPlan {
-    /// All sequences with one new row make one group, each of the others its own.
+    /// Sequences with one new row make groups of up to [`MOST_GATHERED`] tokens, each of the
+    /// others its own.
     pub(crate) fn new(sequences: &[Sequence], slots: &[u32], device: &Device) -> Result<Self> {
         let (single, several): (Vec<&Sequence>, Vec<&Sequence>) = sequences
             .iter()
             .filter(|s| !s.rows.is_empty())
             .partition(|s| s.rows.len() == 1);
         let mut members: Vec<Vec<&Sequence>> = several.into_iter().map(|s| vec![s]).collect();
-        if !single.is_empty() {
-            members.push(single);
-        }
+        members.extend(bounded(&single));
         let mut order = vec![0u32; slots.len()];
         let rows = members.iter().flatten().flat_map(|s| s.rows.clone());
         for (at, row) in (0u32..).zip(rows) {
@@ -156,8 +156,7 @@ impl Group {
         let q = q
             .index_select(&self.rows, 0)?
             .reshape((n, rows, kv_heads, shared, head_dim))?
-            .permute((0, 2, 3, 1, 4))?
-            .reshape((n * kv_heads, shared * rows, head_dim))?;
+            .permute((0, 2, 3, 1, 4))?;
         let k = self.gather(k, q.dtype())?.permute((0, 2, 3, 1))?.reshape((
             n * kv_heads,
             head_dim,
@@ -168,16 +167,44 @@ impl Group {
             kv_len,
             head_dim,
         ))?;
-        let scores = scores(&q, &k, scale)?.reshape((n, kv_heads, shared, rows, kv_len))?;
-        let scores = scaled(scores, k_scales.as_ref())?.broadcast_add(&self.mask)?;
-        scaled(softmax_last_dim(&scores)?, v_scales.as_ref())?
-            .reshape((n * kv_heads, shared * rows, kv_len))?
-            .to_dtype(v.dtype())?
-            .matmul(&v)?
-            .reshape((n, kv_heads, shared, rows, head_dim))?
+        // Some rows at a time, which need nothing of each other: the scores of a long prompt
+        // would be gigabytes.
+        let some = |first: usize, count: usize| {
+            let q = q
+                .narrow(3, first, count)?
+                .reshape((n * kv_heads, shared * count, head_dim))?;
+            let mask = self.mask.narrow(3, first, count)?;
+            let scores = scores(&q, &k, scale)?.reshape((n, kv_heads, shared, count, kv_len))?;
+            let scores = scaled(scores, k_scales.as_ref())?.broadcast_add(&mask)?;
+            scaled(softmax_last_dim(&scores)?, v_scales.as_ref())?
+                .reshape((n * kv_heads, shared * count, kv_len))?
+                .to_dtype(v.dtype())?
+                .matmul(&v)?
+                .reshape((n, kv_heads, shared, count, head_dim))
+        };
+        in_parts(rows, rows_at_a_time(rows, n * heads * kv_len), 3, some)?
             .permute((0, 3, 1, 2, 4))?
             .reshape((n * rows, heads, head_dim))
     }
+}
+
+/// Neighbours in groups that have up to [`MOST_GATHERED`] tokens with the filling, or one member.
+fn bounded<'a>(single: &[&'a Sequence]) -> Vec<Vec<&'a Sequence>> {
+    let mut groups: Vec<Vec<&Sequence>> = Vec::new();
+    let mut longest = 0;
+    for &sequence in single {
+        longest = sequence.kv_len.max(longest);
+        match groups.last_mut() {
+            Some(group) if (group.len() + 1).saturating_mul(longest) <= MOST_GATHERED => {
+                group.push(sequence);
+            }
+            _ => {
+                longest = sequence.kv_len;
+                groups.push(vec![sequence]);
+            }
+        }
+    }
+    groups
 }
 
 /// See [`Group::inside`].
@@ -191,6 +218,24 @@ fn inside(members: &[&Sequence], kv_len: usize, device: &Device) -> Result<Optio
     }
     let shape = (members.len(), kv_len, 1, 1);
     Tensor::from_vec(inside, shape, device).map(Some)
+}
+
+/// What `part(first, count)` gives for up to `most` of `rows` rows at a time, side by side along
+/// `dim`.
+fn in_parts(
+    rows: usize,
+    most: usize,
+    dim: usize,
+    part: impl Fn(usize, usize) -> Result<Tensor>,
+) -> Result<Tensor> {
+    if rows <= most {
+        return part(0, rows);
+    }
+    let parts = (0..rows)
+        .step_by(most)
+        .map(|first| part(first, most.min(rows - first)))
+        .collect::<Result<Vec<_>>>()?;
+    Tensor::cat(&parts, dim)
 }
 
 fn scores(q: &Tensor, k: &Tensor, scale: f32) -> Result<Tensor> {
@@ -292,13 +337,17 @@ pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Resul
         .reshape((n, kv_heads, shared * len, head_dim))?;
     let k = k.transpose(1, 2)?.transpose(2, 3)?.contiguous()?;
     let v = v.transpose(1, 2)?.contiguous()?;
-    // Picture by picture: the scores of all pictures together would be gigabytes.
+    // Picture by picture, and some rows at a time: all scores together would be gigabytes.
+    let most = rows_at_a_time(shared * len, kv_heads * k.dim(3)?);
     let pictures = (0..n)
         .map(|i| {
-            let scores = scores(&q.i(i)?, &k.i(i)?, scale)?;
-            softmax_last_dim(&scores)?
-                .to_dtype(v.dtype())?
-                .matmul(&v.i(i)?)
+            in_parts(shared * len, most, 1, |first, count| {
+                let q = q.i(i)?.narrow(1, first, count)?.contiguous()?;
+                let scores = scores(&q, &k.i(i)?, scale)?;
+                softmax_last_dim(&scores)?
+                    .to_dtype(v.dtype())?
+                    .matmul(&v.i(i)?)
+            })
         })
         .collect::<Result<Vec<_>>>()?;
     Tensor::stack(&pictures, 0)?
@@ -355,4 +404,46 @@ pub(crate) fn swiglu(gate_up: &Tensor) -> Result<Tensor> {
 /// See [`crate::quick_gelu`].
 pub(crate) fn quick_gelu(x: &Tensor) -> Result<Tensor> {
     x * sigmoid(&x.affine(1.702, 0.)?)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_in_parts_are_the_rows_in_one() {
+        let x = Tensor::arange(0f32, 30., &Device::Cpu).unwrap();
+        let x = x.reshape((2, 5, 3)).unwrap();
+        let doubled = |first, count| x.narrow(1, first, count)?.affine(2., 1.);
+        let whole = in_parts(5, 5, 1, doubled).unwrap();
+        for most in [1, 2, 4] {
+            let parts = in_parts(5, most, 1, doubled).unwrap();
+            assert_eq!(
+                parts.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+                whole.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            );
+        }
+    }
+
+    #[test]
+    fn decodes_are_gathered_together_up_to_a_bound() {
+        let sequence = |kv_len| Sequence {
+            rows: 0..1,
+            kv_len,
+            blocks: Vec::new(),
+        };
+        let half = MOST_GATHERED / 2;
+        let lengths = [10, half, half, 3 * half, 5, 5];
+        let sequences: Vec<Sequence> = lengths.into_iter().map(sequence).collect();
+        let groups = bounded(&sequences.iter().collect::<Vec<_>>());
+        let lengths: Vec<Vec<usize>> = groups
+            .iter()
+            .map(|group| group.iter().map(|sequence| sequence.kv_len).collect())
+            .collect();
+        assert_eq!(
+            lengths,
+            [vec![10, half], vec![half], vec![3 * half], vec![5, 5]]
+        );
+        assert!(bounded(&[]).is_empty());
+    }
 }

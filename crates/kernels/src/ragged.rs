@@ -69,9 +69,12 @@ impl Ragged {
         Ok(ragged)
     }
 
-    /// A layout with the index tensors of the portable route, whatever the device.
-    #[cfg(test)]
-    pub(crate) fn gathered(layout: RaggedLayout<'_>, device: &Device) -> Result<Self> {
+    /// A layout for the route of plain candle operations, whatever the device: what kernels are
+    /// held against ([`twin`](crate::twin)).
+    ///
+    /// # Errors
+    /// As [`Ragged::new`].
+    pub fn gathered(layout: RaggedLayout<'_>, device: &Device) -> Result<Self> {
         let mut ragged = Self::on_host(layout, device)?;
         ragged.plan = Some(GatherPlan::new(&ragged.sequences, &ragged.slots, device)?);
         Ok(ragged)

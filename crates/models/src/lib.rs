@@ -10,10 +10,12 @@
 //! [`catalog`] knows the models by the names that clients use for them.
 
 mod budget;
+mod card_shapes;
 pub mod catalog;
 mod common;
 mod error;
 mod files;
+mod footprint;
 pub mod kosmos2;
 pub mod llava;
 mod load;
@@ -21,6 +23,7 @@ pub mod mllama;
 pub mod nemo;
 mod nemo_files;
 pub mod neva;
+mod outline;
 pub mod phi3_v;
 mod processor;
 pub mod registry;
@@ -32,8 +35,10 @@ pub use files::{
     MAX_TEXT_FILE_BYTES, ModelFiles, TORCH_WEIGHTS_FILE, TORCH_WEIGHTS_INDEX_FILE, WEIGHTS_FILE,
     WEIGHTS_INDEX_FILE, shard_names,
 };
+pub use footprint::{Compute, Footprint, StepBound};
 pub use load::{Admit, LoadOptions, LoadedModel, Need, OnProgress, load};
 pub use nemo_files::NemoFiles;
+pub use outline::{survey, survey_card};
 pub use processor::{
     Chat, Entity, Grounded, ImageError, Message, Part, PrepareError, Processor, ToolCall,
 };

@@ -6,9 +6,12 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use vlmd_backend::{Model, ModelSpec};
+use vlmd_kernels::Place;
 use vlmd_kernels::weights::Weights;
 
 use crate::common::params::Params;
+use crate::footprint::{Compute, Footprint};
+use crate::outline::{Outline, Sketch};
 use crate::{LoadError, ModelFiles, Processor, registry};
 
 /// Called while weights are read, with the bytes done and the bytes in all.
@@ -19,11 +22,35 @@ pub type OnProgress = Box<dyn Fn(u64, u64) + Send + Sync>;
 pub struct Need {
     /// What the loaded model's [`Model::spec`] is going to be.
     pub spec: ModelSpec,
+    /// What its passes take beside weights and caches.
+    pub footprint: Footprint,
+    /// Where it is going to compute, and in what.
+    pub compute: Compute,
     /// Bytes of the weights in the types that they are going to have. Tensors that the
     /// architecture never loads, such as a tower's last layer, are counted.
     pub weight_bytes: u64,
     /// The same if the weights were asked for in `BF16` or `F16`.
     pub half_bytes: u64,
+}
+
+impl Need {
+    /// The same with weights that are asked for as `BF16`.
+    #[must_use]
+    pub fn in_half(&self) -> Self {
+        let compute = Compute::of(self.compute.place, Some(DType::BF16));
+        let size = |compute: Compute| compute.activations.size_in_bytes();
+        let cross_feature_bytes =
+            self.spec.cross_feature_bytes / size(self.compute) * size(compute);
+        Self {
+            spec: ModelSpec {
+                cross_feature_bytes,
+                ..self.spec.clone()
+            },
+            compute,
+            weight_bytes: self.half_bytes,
+            ..self.clone()
+        }
+    }
 }
 
 /// Called when the configuration, tokenizer and headers of the weights have been read, and before
@@ -116,6 +143,7 @@ pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<LoadedModel, Lo
 pub(crate) struct Source<'a> {
     weights: &'a Weights,
     device: &'a Device,
+    place: Place,
     /// What weights become; `None` leaves them as stored.
     dtype: Option<DType>,
     transformers_quirks: bool,
@@ -127,19 +155,37 @@ pub(crate) struct Source<'a> {
 
 impl<'a> Source<'a> {
     pub(crate) fn new(weights: &'a Weights, options: &'a LoadOptions) -> Result<Self, LoadError> {
-        let dtype = match options.dtype {
-            None if options.device.is_cpu() => None,
-            None => Some(DType::BF16),
-            Some(dtype @ (DType::F32 | DType::F16 | DType::BF16)) => Some(dtype),
-            Some(other) => return Err(LoadError::DType(other.as_str().to_owned())),
-        };
+        let place = Place::of(&options.device);
         Ok(Self {
-            weights,
             device: &options.device,
-            dtype,
             transformers_quirks: options.transformers_quirks,
             admit: options.admit.as_ref(),
             on_progress: options.on_progress.as_ref(),
+            ..Self::surveyed(weights, place, options.dtype)?
+        })
+    }
+
+    /// Weights of which nothing but names and shapes is going to be read, for a device that need
+    /// not be there.
+    pub(crate) fn surveyed(
+        weights: &'a Weights,
+        place: Place,
+        dtype: Option<DType>,
+    ) -> Result<Self, LoadError> {
+        let dtype = match (dtype, place) {
+            (None, Place::Cpu) => None,
+            (None, Place::Cuda) => Some(DType::BF16),
+            (Some(dtype @ (DType::F32 | DType::F16 | DType::BF16)), _) => Some(dtype),
+            (Some(other), _) => return Err(LoadError::DType(other.as_str().to_owned())),
+        };
+        Ok(Self {
+            weights,
+            device: &Device::Cpu,
+            place,
+            dtype,
+            transformers_quirks: false,
+            admit: None,
+            on_progress: None,
             done: Cell::new(0),
             total: weights.total_bytes() as u64,
         })
@@ -163,18 +209,36 @@ impl<'a> Source<'a> {
         self.weights.shape(name)
     }
 
-    /// Asks whether there is room for a model of `spec`. Architectures do so when all but the
-    /// weights has been checked.
-    pub(crate) fn admit(&self, spec: ModelSpec) -> Result<(), LoadError> {
-        let Some(admit) = self.admit else {
-            return Ok(());
-        };
-        let need = Need {
-            spec,
+    /// What there is to see for those who want to know what the model needs.
+    pub(crate) fn sketch(&'a self, files: &'a ModelFiles) -> Sketch<'a> {
+        Sketch {
+            files,
+            source: Some(self),
+            activations: self.activation_dtype(),
+        }
+    }
+
+    /// What a model needs whose outline this is.
+    pub(crate) fn need(&self, outline: Outline) -> Need {
+        Need {
+            spec: outline.spec,
+            footprint: outline.footprint,
+            compute: Compute {
+                place: self.place,
+                activations: self.activation_dtype(),
+            },
             weight_bytes: self.bytes_as(self.dtype),
             half_bytes: self.bytes_as(Some(DType::BF16)),
-        };
-        admit(&need).map_err(LoadError::NotAdmitted)
+        }
+    }
+
+    /// Asks whether there is room for a model. Architectures do so when all but the weights has
+    /// been checked.
+    pub(crate) fn admit(&self, outline: Outline) -> Result<(), LoadError> {
+        match self.admit {
+            Some(admit) => admit(&self.need(outline)).map_err(LoadError::NotAdmitted),
+            None => Ok(()),
+        }
     }
 
     /// Bytes of all tensors once loaded, were `dtype` asked for.
@@ -183,7 +247,7 @@ impl<'a> Source<'a> {
             let shape = self.weights.shape(name)?;
             let stored = self.weights.dtype(name)?;
             // Biases and the weights of norms meet activations, which are wide on a CPU.
-            let kept = if shape.len() <= 1 && self.device.is_cpu() {
+            let kept = if shape.len() <= 1 && self.place == Place::Cpu {
                 DType::F32
             } else {
                 dtype.unwrap_or(stored)
@@ -208,7 +272,7 @@ impl<'a> Source<'a> {
     /// The type that activations have on the device.
     pub(crate) fn activation_dtype(&self) -> DType {
         match self.dtype {
-            Some(dtype) if !self.device.is_cpu() => dtype,
+            Some(dtype) if self.place != Place::Cpu => dtype,
             _ => DType::F32,
         }
     }

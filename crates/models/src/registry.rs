@@ -7,6 +7,7 @@ use vlmd_backend::Model;
 
 use crate::common::fields::CONFIG;
 use crate::load::Source;
+use crate::outline::{Outline, Sketch};
 use crate::{LoadError, ModelFiles, Processor, kosmos2, llava, mllama, nemo, neva, phi3_v};
 
 /// The two halves of an architecture, ready to work.
@@ -21,6 +22,8 @@ pub struct Entry {
     pub architectures: &'static [&'static str],
     /// Reads configuration, tokenizer and weights.
     pub(crate) load: fn(&ModelFiles, &Source<'_>) -> Result<Parts, LoadError>,
+    /// Tells what a model needs before any of its weights is read.
+    pub(crate) outline: fn(&Sketch<'_>) -> Result<Outline, LoadError>,
 }
 
 /// Every architecture that can be served.

@@ -233,6 +233,13 @@ impl Clip {
         })
     }
 
+    /// Inner width of a layer's MLP; `None` where the tower below `params` has no layer.
+    pub(crate) fn inner(params: &Params<'_>) -> Option<usize> {
+        let layer = params.at("encoder").at("layers").at(0);
+        let [inner, _] = layer.at("mlp").shape("fc1.weight").ok()?;
+        Some(inner)
+    }
+
     pub(crate) fn geometry(&self) -> Geometry {
         self.geometry
     }

@@ -3,14 +3,16 @@
 use serde::Deserialize;
 
 use super::activation::Activation;
-use super::clip::{Options, Stated};
+use super::clip::{Geometry, Options, Stated};
 use super::fields::CONFIG;
 use super::sizes::{MAX_LAYERS, MAX_SIZE};
 use crate::{LoadError, ModelFiles};
 
-/// Width and heads of a tower whose configuration leaves them out, as in `CLIPVisionConfig`.
+/// Sizes of a tower whose configuration leaves them out, as in `CLIPVisionConfig`.
 const CLIP_HIDDEN: usize = 768;
 const CLIP_HEADS: usize = 12;
+const CLIP_IMAGE: usize = 224;
+const CLIP_PATCH: usize = 32;
 
 /// `vision_config`. Of what is missing the tensors tell the sizes, and the rest is OpenAI's.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -51,6 +53,29 @@ impl ClipConfig {
             hidden_act: None,
             layer_norm_eps: None,
         }
+    }
+
+    /// The same for pictures of 336 x 336, which is what Phi-3-vision's code means by its name.
+    pub(crate) fn vit_l_14_336() -> Self {
+        Self {
+            image_size: Some(336),
+            ..Self::vit_l_14()
+        }
+    }
+
+    /// How the tower cuts a picture up, where there are no tensors to tell it.
+    pub(crate) fn geometry(&self) -> Result<Geometry, LoadError> {
+        let hidden = self.hidden_size.unwrap_or(CLIP_HIDDEN);
+        let image = self.image_size.unwrap_or(CLIP_IMAGE);
+        let patch = self.patch_size.unwrap_or(CLIP_PATCH);
+        CONFIG.within("vision_config.hidden_size", hidden, 1..=MAX_SIZE)?;
+        CONFIG.within("vision_config.image_size", image, 1..=MAX_SIZE)?;
+        CONFIG.within("vision_config.patch_size", patch, 1..=image)?;
+        Ok(Geometry {
+            hidden,
+            patch,
+            grid: image / patch,
+        })
     }
 
     /// Takes what is missing from `other`.

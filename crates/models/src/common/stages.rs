@@ -12,7 +12,7 @@ use vlmd_kernels::Linear;
 
 /// Items of one piece at most: bounds the memory of a tower's inner layers (about 80 MB for as
 /// many views of 336 x 336), whatever the number of pictures.
-const MOST_ITEMS: usize = 8;
+pub(crate) const MOST_ITEMS: usize = 8;
 
 /// Rows of a result that need all of the stage before and nothing of each other.
 #[derive(Debug, Clone, Copy)]

@@ -75,6 +75,11 @@ impl Config {
         Ok(config)
     }
 
+    /// What the configuration says of the tower.
+    pub(super) fn vision(&self) -> &ClipConfig {
+        &self.vision_config
+    }
+
     /// What tensors tell about the tower, too.
     pub(super) fn stated(&self) -> clip::Stated {
         self.vision_config.stated()

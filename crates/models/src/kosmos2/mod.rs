@@ -22,7 +22,9 @@ use std::sync::Arc;
 pub use processor::Kosmos2Processor;
 
 use crate::common::params::Params;
+use crate::footprint::{DecoderShape, EncoderShape, Footprint, ViewShape};
 use crate::load::Source;
+use crate::outline::{Outline, Sketch};
 use crate::registry::{Entry, Parts};
 use crate::{LoadError, ModelFiles};
 
@@ -31,6 +33,7 @@ pub const ENTRY: Entry = Entry {
     name: "kosmos-2",
     architectures: &["Kosmos2ForConditionalGeneration"],
     load,
+    outline,
 };
 
 /// The tower's branch among the tensors.
@@ -42,7 +45,30 @@ fn load(files: &ModelFiles, source: &Source<'_>) -> Result<Parts, LoadError> {
     let config = config::Config::read(files)?;
     // Cheap things first: a bad tokenizer shows before gigabytes are read.
     let processor = Kosmos2Processor::new(files, &config, source)?;
-    source.admit(config.text_config.sizes()?.spec())?;
+    source.admit(outline(&source.sketch(files))?)?;
     let model = model::load(&source.root(), &config)?;
     Ok((Arc::new(processor), model))
+}
+
+fn outline(sketch: &Sketch<'_>) -> Result<Outline, LoadError> {
+    let config = config::Config::read(sketch.files)?;
+    let head_dim = config.tower()?.head_dim;
+    let (geometry, tower) = sketch.clip(tower, config.vision(), head_dim)?;
+    let sizes = config.text_config.sizes()?;
+    let features = geometry.features(true);
+    Ok(Outline {
+        footprint: Footprint {
+            decoder: DecoderShape::new(&sizes, 0),
+            encoder: EncoderShape::Views(ViewShape {
+                tower,
+                geometry,
+                most: 1,
+                // The resampler's keys and values are of all features, and of the latents.
+                projected: features + config.latent_query_num,
+                features: config.latent_query_num,
+                largest: (geometry.side(), geometry.side()),
+            }),
+        },
+        spec: sizes.spec(),
+    })
 }

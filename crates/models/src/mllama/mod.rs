@@ -24,7 +24,10 @@ use std::sync::Arc;
 
 pub use processor::MllamaProcessor;
 
+use crate::common::names;
+use crate::footprint::{DecoderShape, EncoderShape, Footprint, TileShape, TowerShape};
 use crate::load::Source;
+use crate::outline::{Outline, Sketch};
 use crate::registry::{Entry, Parts};
 use crate::{LoadError, ModelFiles};
 
@@ -33,13 +36,48 @@ pub const ENTRY: Entry = Entry {
     name: "mllama",
     architectures: &["MllamaForConditionalGeneration"],
     load,
+    outline,
 };
 
 fn load(files: &ModelFiles, source: &Source<'_>) -> Result<Parts, LoadError> {
     let config = config::Config::read(files)?;
     // Cheap things first: a bad tokenizer shows before gigabytes are read.
     let processor = MllamaProcessor::new(files, &config, source)?;
-    source.admit(config.spec(source.activation_dtype())?)?;
+    source.admit(outline(&source.sketch(files))?)?;
     let model = model::Mllama::load(&source.root(), &config)?;
     Ok((Arc::new(processor), Box::new(model)))
+}
+
+fn outline(sketch: &Sketch<'_>) -> Result<Outline, LoadError> {
+    let config = config::Config::read(sketch.files)?;
+    let vision = &config.vision_config;
+    let inner = sketch.source.and_then(|source| {
+        let parts = names::Parts::of(&source.root());
+        let layers = parts
+            .vision
+            .at("vision_model")
+            .at("transformer")
+            .at("layers");
+        let [inner, _] = layers.at(0).at("mlp").shape("fc1.weight").ok()?;
+        Some(inner)
+    });
+    let tower = TowerShape {
+        hidden: vision.hidden_size,
+        heads: vision.attention_heads,
+        // All that were published widen four times.
+        inner: inner.unwrap_or_else(|| vision.hidden_size.saturating_mul(4)),
+    };
+    Ok(Outline {
+        footprint: Footprint {
+            decoder: DecoderShape::new(&config.text_sizes()?, config.cross_layers().len()),
+            encoder: EncoderShape::Tiles(TileShape {
+                tower,
+                tile: vision.image_size,
+                tiles: vision.max_num_tiles,
+                tile_tokens: vision.tile_tokens(),
+                inner_states: vision.intermediate_layers_indices.len(),
+            }),
+        },
+        spec: config.spec(sketch.activations)?,
+    })
 }

@@ -78,6 +78,11 @@ impl HdTransform {
         }
     }
 
+    /// Most crops of a picture, the view of the whole not counted.
+    pub(super) fn most(&self) -> usize {
+        self.num_crops
+    }
+
     /// Pixels per side of a crop.
     pub(super) fn crop(&self) -> usize {
         self.crop

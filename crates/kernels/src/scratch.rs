@@ -1,0 +1,168 @@
+//! What attention takes beside its arguments and its result: the part of a step's memory that
+//! grows with more than the number of tokens, and that only this crate can know.
+//!
+//! Upper bounds: everything that a route makes is counted as if it were alive at once.
+
+use candle_core::{DType, Device};
+
+/// Scores that the route of candle's operations computes at a time, in f32: 256 MiB. Rows need
+/// nothing of each other, so a prompt's scores need not be there together.
+pub(crate) const MOST_SCORES: usize = 1 << 26;
+
+/// Tokens of keys, the filling of short sequences included, that decodes are gathered for in one
+/// go: as many as the longest context of the models that there are.
+pub(crate) const MOST_GATHERED: usize = 1 << 17;
+
+/// Bytes for each score: as the product gives it, widened, scaled, masked, as a weight, and as a
+/// weight in the values' type.
+const SCORE_BYTES: usize = 2 * 4 + 4 * 4;
+
+/// Copies of keys or values that gathering makes at most, those that are at rest included.
+const COPIES: usize = 8;
+
+/// Where something is computed, as far as it decides how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The machine's own processors.
+    Cpu,
+    /// A CUDA device.
+    Cuda,
+}
+
+impl Place {
+    /// That of a device.
+    #[must_use]
+    pub fn of(device: &Device) -> Self {
+        if device.is_cpu() {
+            Self::Cpu
+        } else {
+            Self::Cuda
+        }
+    }
+}
+
+/// What attends to what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attended {
+    /// Query rows: tokens of one picture, or of one step.
+    pub rows: usize,
+    /// Keys that a row sees at most.
+    pub keys: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Heads of keys and values.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+}
+
+impl Attended {
+    /// Scores that are there at a time.
+    fn scores(self) -> usize {
+        let row = self.heads.saturating_mul(self.keys);
+        row.saturating_mul(self.rows).min(row.max(MOST_SCORES))
+    }
+
+    /// Numbers of the keys of so many tokens, and of their values.
+    fn keys_of(self, tokens: usize) -> usize {
+        self.kv_heads
+            .saturating_mul(self.head_dim)
+            .saturating_mul(tokens)
+    }
+}
+
+/// Bytes that [`attention()`](crate::attention()) takes for one picture, with queries of `dtype`. On a CPU
+/// there is no matrix of scores, and what its threads take is not worth counting.
+#[must_use]
+pub fn attention_scratch(place: Place, shape: Attended, dtype: DType) -> usize {
+    if place == Place::Cpu {
+        return 0;
+    }
+    let copies = shape
+        .keys_of(shape.keys)
+        .saturating_mul(2 * dtype.size_in_bytes());
+    shape
+        .scores()
+        .saturating_mul(SCORE_BYTES)
+        .saturating_add(copies)
+}
+
+/// Bytes that [`paged_attention()`](crate::paged_attention()) takes for a step of `shape.rows` tokens whose
+/// longest sequence has `shape.keys`, with queries of `dtype`; 0 on a CPU, as above.
+#[must_use]
+pub fn paged_attention_scratch(place: Place, shape: Attended, dtype: DType) -> usize {
+    if place == Place::Cpu {
+        return 0;
+    }
+    let gathered = shape
+        .keys_of(shape.keys.max(MOST_GATHERED))
+        .saturating_mul(COPIES * dtype.size_in_bytes());
+    let mask = shape
+        .rows
+        .saturating_mul(shape.keys)
+        .saturating_mul(size_of::<f32>());
+    shape
+        .scores()
+        .saturating_mul(SCORE_BYTES)
+        .saturating_add(gathered)
+        .saturating_add(mask)
+}
+
+/// Rows whose scores are computed together, of `rows` with so many scores each: at least one.
+pub(crate) fn rows_at_a_time(rows: usize, scores: usize) -> usize {
+    (MOST_SCORES / scores.max(1)).clamp(1, rows.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROMPT: Attended = Attended {
+        rows: 2048,
+        keys: 1 << 17,
+        heads: 32,
+        kv_heads: 8,
+        head_dim: 128,
+    };
+
+    #[test]
+    fn scores_are_bounded_however_long_a_prompt_is() {
+        let bytes = attention_scratch(Place::Cuda, PROMPT, DType::BF16);
+        assert_eq!(bytes, MOST_SCORES * 24 + 2 * 2 * 8 * 128 * (1 << 17));
+        let longer = Attended {
+            rows: 1 << 20,
+            ..PROMPT
+        };
+        assert_eq!(attention_scratch(Place::Cuda, longer, DType::BF16), bytes);
+        let small = Attended {
+            rows: 3,
+            keys: 5,
+            ..PROMPT
+        };
+        let bytes = attention_scratch(Place::Cuda, small, DType::F32);
+        assert_eq!(bytes, 3 * 5 * 32 * 24 + 5 * 8 * 128 * 8);
+        assert_eq!(attention_scratch(Place::Cpu, PROMPT, DType::F32), 0);
+    }
+
+    #[test]
+    fn paged_attention_counts_what_it_gathers_and_its_masks() {
+        let bytes = paged_attention_scratch(Place::Cuda, PROMPT, DType::BF16);
+        let gathered = 8 * 2 * 8 * 128 * (1 << 17);
+        assert_eq!(bytes, MOST_SCORES * 24 + gathered + 2048 * (1 << 17) * 4);
+        let absurd = Attended {
+            keys: usize::MAX,
+            ..PROMPT
+        };
+        let bytes = paged_attention_scratch(Place::Cuda, absurd, DType::F32);
+        assert_eq!(bytes, usize::MAX);
+        assert_eq!(paged_attention_scratch(Place::Cpu, PROMPT, DType::F32), 0);
+    }
+
+    #[test]
+    fn rows_are_taken_together_as_far_as_their_scores_fit() {
+        assert_eq!(rows_at_a_time(7, 10), 7);
+        assert_eq!(rows_at_a_time(1 << 20, MOST_SCORES / 3), 3);
+        assert_eq!(rows_at_a_time(5, 2 * MOST_SCORES), 1);
+        assert_eq!(rows_at_a_time(0, 0), 1);
+    }
+}
