@@ -14,6 +14,7 @@ use vlmd_server::{RootPath, ServerConfig};
 use crate::access_args::AccessArgs;
 use crate::asset_args::AssetArgs;
 use crate::kv_choice::KvChoice;
+use crate::plan::PlanArgs;
 use crate::response_args::ResponseArgs;
 use crate::settings::DeploymentArgs;
 
@@ -147,12 +148,13 @@ pub(crate) struct ServeArgs {
         value_name = "auto|f32|f16|bf16|int8"
     )]
     pub(crate) kv_cache_dtype: KvChoice,
-    /// Memory for cached keys and values, such as 512MiB or 8GB; by default a quarter of what
-    /// is free, and no more than the longest sequences could use
+    /// Memory for cached keys and values, such as 512MiB or 8GB; by default what the memory plan
+    /// leaves (`--plan-only`), on a CPU a quarter of what is free beside the weights, and no more
+    /// than the longest sequences could use
     #[arg(long, env = "VLMD_KV_CACHE_MEMORY", value_name = "SIZE")]
     pub(crate) kv_cache_memory: Option<ByteSize>,
     /// Memory for what answers look at by cross-attention, where the model has it (mllama), such
-    /// as 4GiB; by default a quarter of what is free
+    /// as 4GiB; by default a quarter of what is free beside the weights
     #[arg(long, env = "VLMD_CROSS_ATTENTION_MEMORY", value_name = "SIZE")]
     pub(crate) cross_attention_memory: Option<ByteSize>,
     /// CPU threads for the model; by default all cores
@@ -193,6 +195,9 @@ pub(crate) struct ServeArgs {
 
     #[command(flatten)]
     pub(crate) responses: ResponseArgs,
+
+    #[command(flatten)]
+    pub(crate) plan: PlanArgs,
 
     /// Least level of what is logged
     #[arg(long, env = "VLMD_LOG_LEVEL", value_enum, default_value_t)]

@@ -2,8 +2,8 @@
 
 use std::str::FromStr;
 
-use candle_core::Device;
 use vlmd_backend::KvDtype;
+use vlmd_kernels::Place;
 
 use crate::args::Precision;
 
@@ -34,11 +34,11 @@ impl FromStr for KvChoice {
 }
 
 impl KvChoice {
-    /// The type for a model on `device` whose weights were asked for as `weights`.
-    pub(crate) fn resolve(self, device: &Device, weights: Precision) -> KvDtype {
+    /// The type for a model on `place` whose weights were asked for as `weights`.
+    pub(crate) fn resolve(self, place: Place, weights: Precision) -> KvDtype {
         match (self, weights) {
             (Self::Of(dtype), _) => dtype,
-            (Self::Auto, _) if device.is_cpu() => KvDtype::F32,
+            (Self::Auto, _) if place == Place::Cpu => KvDtype::F32,
             (Self::Auto, Precision::F32) => KvDtype::F32,
             (Self::Auto, Precision::F16) => KvDtype::F16,
             (Self::Auto, Precision::Bf16 | Precision::Auto) => KvDtype::Bf16,
@@ -57,12 +57,12 @@ mod tests {
     fn every_type_can_be_named() {
         for dtype in KvDtype::ALL {
             assert_eq!(dtype.as_str().parse(), Ok(KvChoice::Of(dtype)));
-            let resolved = KvChoice::Of(dtype).resolve(&Device::Cpu, Precision::F16);
+            let resolved = KvChoice::Of(dtype).resolve(Place::Cpu, Precision::F16);
             assert_eq!(resolved, dtype);
         }
         assert_eq!("auto".parse(), Ok(KvChoice::Auto));
         assert_eq!(
-            KvChoice::Auto.resolve(&Device::Cpu, Precision::Bf16),
+            KvChoice::Auto.resolve(Place::Cpu, Precision::Bf16),
             KvDtype::F32
         );
     }

@@ -69,10 +69,14 @@ fn run(arguments: &[OsString]) -> Result<ExitCode> {
         settings::print(&settings, format)?;
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(args) = settings.serving() {
+    let stated = |args: &ServeArgs| args.plan.gpu_memory.is_some();
+    if let Some(args) = settings.serving().filter(|args| !stated(args)) {
         // What was called goes on as another program with what it was called with.
         let note = launch::hand_over(args, arguments)?;
         settings.notes.warnings.extend(note);
+    }
+    if let Some((format, args)) = settings.planned() {
+        return plan::print(args, format);
     }
     match settings.cli.command {
         None => serve::run(settings.cli.serve, &settings.notes)?,

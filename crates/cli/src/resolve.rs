@@ -7,6 +7,7 @@ use hf_hub::Cache;
 use vlmd_models::catalog::{self, Card, EMBEDDED_MODEL};
 use vlmd_models::{ModelFiles, NemoFiles, neva};
 
+use crate::args::ServeArgs;
 use crate::hub::{self, Source};
 use crate::nim_cache;
 
@@ -30,6 +31,19 @@ pub(crate) struct Wanted<'a> {
     pub(crate) cache_path: Option<&'a Path>,
     /// Nothing may be fetched.
     pub(crate) offline: bool,
+}
+
+impl<'a> Wanted<'a> {
+    /// What a server is to serve.
+    pub(crate) fn of(args: &'a ServeArgs) -> Self {
+        Self {
+            model: &args.model,
+            revision: args.revision.as_deref(),
+            vision_tower: args.vision_tower.as_deref(),
+            cache_path: args.deployment.cache_path.as_deref(),
+            offline: args.deployment.offline,
+        }
+    }
 }
 
 /// Finds what is wanted: the embedded model, a `.nemo` archive, a directory, or a repository of

@@ -4,16 +4,17 @@
 //! model fills its slot when it is there. A model that cannot be loaded ends the process.
 
 use std::io::Write;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use candle_core::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::net::TcpListener;
-use vlmd_backend::KvDtype;
 use vlmd_engine::{Engine, EngineConfig, Sampling};
+use vlmd_kernels::Place;
 use vlmd_media::{DecodeLimits, MediaConfig, MediaGate};
-use vlmd_models::{Admit, LoadOptions, LoadedModel};
+use vlmd_models::{Admit, LoadOptions, LoadedModel, Need};
 use vlmd_server::{
     ApiKeys, Listeners, ModelSlot, PictureMemory, PictureStore, ServedModel, ServerConfig,
 };
@@ -22,7 +23,9 @@ use crate::args::{MediaArgs, ServeArgs};
 use crate::checkpoint;
 use crate::device::{self, describe};
 use crate::logging;
-use crate::plan::{MemoryPlan, Wishes, admit, admit_card, free_memory, kept_free, readable};
+use crate::plan::{
+    self, Known, Machine, MemoryPlan, PartKind, Profile, Subject, Wishes, free_memory, readable,
+};
 use crate::resolve::{ResolvedModel, Wanted, resolve};
 use crate::settings::Notes;
 
@@ -142,48 +145,35 @@ async fn signal() {
 
 fn load(args: &ServeArgs) -> Result<ServedModel> {
     let device = device::open(args.device)?;
-    let wanted = Wanted {
-        model: &args.model,
-        revision: args.revision.as_deref(),
-        vision_tower: args.vision_tower.as_deref(),
-        cache_path: args.deployment.cache_path.as_deref(),
-        offline: args.deployment.offline,
-    };
-    let resolved = resolve(wanted, |card| {
-        admit_card(card, args.dtype.dtype(), free_memory(&device)?)
+    // Before the model is there: all that it takes is part of the plan.
+    let machine = Machine::of(&device)?;
+    let wishes = Wishes::of(args, machine.place);
+    let resolved = resolve(Wanted::of(args), |card| {
+        plan::admit_card(card, args.dtype.dtype(), machine, &wishes)
     })?;
     let names = match args.served_model_name.as_slice() {
         [] => resolved.names.clone(),
         given => given.to_vec(),
     };
     say(&format!("loading {} on {}", names[0], describe(&device)));
-    let kv_dtype = args.kv_cache_dtype.resolve(&device, args.dtype);
-    let wishes = Wishes {
-        memory: args.kv_cache_memory,
-        max_model_len: args.max_model_len,
-        max_num_seqs: args.max_num_seqs,
-        cross_memory: args.cross_attention_memory,
-        kept_free: match args.deployment.gpu_memory_utilization {
-            Some(share) => Some(kept_free(share, free_memory(&device)?)),
-            None => None,
-        },
-    };
+    let asked = Arc::default();
     let options = LoadOptions {
         device: device.clone(),
         dtype: args.dtype.dtype(),
         transformers_quirks: args.transformers_quirks,
-        admit: Some(room(device.clone(), kv_dtype, wishes)),
+        admit: Some(room(machine, wishes, Arc::clone(&asked))),
         on_progress: None,
     };
     let loaded = load_weights(&resolved, options)?;
     let spec = loaded.model.spec().clone();
-    let plan = MemoryPlan::new(&spec, kv_dtype, free_memory(&device)?, wishes)?;
+    let need = taken(&asked)?;
+    let plan = plan_loaded(args, &loaded, need, machine, &wishes)?;
     say(&format!(
         "{} with {} of weights, {} of {} KV cache ({} blocks), contexts of {} tokens",
         loaded.architecture,
         readable(loaded.weight_bytes),
-        readable(plan.kv_bytes),
-        kv_dtype,
+        readable(plan.bytes(PartKind::KvCache)),
+        plan.kv_dtype,
         plan.kv_blocks,
         plan.max_model_len,
     ));
@@ -197,8 +187,8 @@ fn load(args: &ServeArgs) -> Result<ServedModel> {
         prefix_cache: !args.engine.no_prefix_cache,
         encoder_cache_bytes: usize::try_from(args.engine.encoder_cache_memory.0)?,
         speculation: args.engine.speculation(),
-        cross_bytes: usize::try_from(plan.cross_bytes)?,
-        ..EngineConfig::new(plan.kv_blocks, kv_dtype, plan.max_model_len)
+        cross_bytes: usize::try_from(plan.bytes(PartKind::Cross))?,
+        ..EngineConfig::new(plan.kv_blocks, plan.kv_dtype, plan.max_model_len)
     };
     let checkpoint = checkpoint::describe(args, &resolved, &loaded);
     let LoadedModel {
@@ -224,12 +214,79 @@ fn load(args: &ServeArgs) -> Result<ServedModel> {
     })
 }
 
-/// Admits models that there is room for on `device`.
-fn room(device: Device, kv_dtype: KvDtype, wishes: Wishes) -> Admit {
+/// What a checkpoint said that it needs when it asked for room.
+type Asked = Arc<Mutex<Option<Need>>>;
+
+/// Admits models that there is room for, and notes what they need.
+fn room(machine: Machine, wishes: Wishes, asked: Asked) -> Admit {
     Box::new(move |need| {
-        let plan = free_memory(&device).and_then(|free| admit(need, kv_dtype, free, wishes));
-        plan.map(drop).map_err(|error| format!("{error:#}"))
+        let subject = Subject {
+            need,
+            weights: Known::Headers,
+            profile: None,
+        };
+        plan::solve(subject, machine, &wishes).map_err(|refusal| refusal.to_string())?;
+        if let Ok(mut asked) = asked.lock() {
+            *asked = Some(need.clone());
+        }
+        Ok(())
     })
+}
+
+/// What the model that was loaded had asked for.
+fn taken(asked: &Asked) -> Result<Need> {
+    let need = asked.lock().ok().and_then(|mut need| need.take());
+    need.context("the model was loaded without asking for room")
+}
+
+/// The plan for a model whose weights are there: with what they took, and with what the largest
+/// step and the largest picture take, where the device tells.
+fn plan_loaded(
+    args: &ServeArgs,
+    loaded: &LoadedModel,
+    mut need: Need,
+    machine: Machine,
+    wishes: &Wishes,
+) -> Result<MemoryPlan> {
+    let mut weights = Known::Headers;
+    let mut profile = None;
+    if machine.place == Place::Cuda {
+        let device = loaded.model.device();
+        device.synchronize()?;
+        let took = machine.free.saturating_sub(free_memory(device)?);
+        if took > need.weight_bytes {
+            (need.weight_bytes, weights) = (took, Known::Measured);
+        }
+        if !args.plan.no_memory_profile {
+            let planned = solved(&need, weights, None, machine, wishes)?;
+            let bound = wishes.step(planned.max_model_len);
+            profile = plan::profile(
+                &*loaded.model,
+                &*loaded.processor,
+                &need.footprint,
+                &bound,
+                wishes.kv_dtype,
+            )?;
+        }
+    }
+    let plan = solved(&need, weights, profile.as_ref(), machine, wishes)?;
+    plan::log(&plan);
+    Ok(plan)
+}
+
+fn solved(
+    need: &Need,
+    weights: Known,
+    profile: Option<&Profile>,
+    machine: Machine,
+    wishes: &Wishes,
+) -> Result<MemoryPlan> {
+    let subject = Subject {
+        need,
+        weights,
+        profile,
+    };
+    Ok(plan::solve(subject, machine, wishes)?)
 }
 
 /// Loads the model and shows how far it is.

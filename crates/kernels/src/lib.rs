@@ -36,6 +36,7 @@ mod ragged;
 mod rope;
 mod scratch;
 pub mod twin;
+mod watch;
 pub mod weights;
 
 #[cfg(test)]
@@ -52,3 +53,4 @@ pub use pages::Pages;
 pub use ragged::{PAGE_TOKENS, Ragged, RaggedLayout};
 pub use rope::rope;
 pub use scratch::{Attended, Place, attention_scratch, paged_attention_scratch};
+pub use watch::MemoryWatch;

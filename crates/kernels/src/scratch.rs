@@ -10,8 +10,8 @@ use candle_core::{DType, Device};
 pub(crate) const MOST_SCORES: usize = 1 << 26;
 
 /// Tokens of keys, the filling of short sequences included, that decodes are gathered for in one
-/// go: as many as the longest context of the models that there are.
-pub(crate) const MOST_GATHERED: usize = 1 << 17;
+/// go, unless one sequence alone has more.
+pub(crate) const MOST_GATHERED: usize = 1 << 15;
 
 /// Bytes for each score: as the product gives it, widened, scaled, masked, as a weight, and as a
 /// weight in the values' type.

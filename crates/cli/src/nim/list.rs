@@ -12,7 +12,7 @@ use super::profiles::Profile;
 use crate::args::{Precision, ServeArgs};
 use crate::device;
 use crate::launch;
-use crate::plan::{admit_card, free_memory, readable};
+use crate::plan::{Machine, Wishes, admit_card, readable};
 use crate::settings::{self, Environment};
 
 /// List the profiles of the model that the environment names, or of all models.
@@ -32,12 +32,13 @@ pub(super) fn run(arguments: &[OsString], environment: &Environment) -> Result<(
     // What is not said here is in the list itself: no free GPUs.
     launch::hand_over(&args, arguments)?;
     let device = device::open(args.device)?;
-    let text = listing(&args, &device, free_memory(&device)?);
+    let text = listing(&args, &device, Machine::of(&device)?);
     io::stdout().lock().write_all(text.as_bytes())?;
     Ok(())
 }
 
-fn listing(args: &ServeArgs, device: &Device, free: u64) -> String {
+fn listing(args: &ServeArgs, device: &Device, machine: Machine) -> String {
+    let (free, wishes) = (machine.free, Wishes::of(args, machine.place));
     // The model that is served by default is asked for by nobody.
     let models: Vec<&str> = if args.model == EMBEDDED_MODEL {
         catalog::cards()
@@ -58,7 +59,7 @@ fn listing(args: &ServeArgs, device: &Device, free: u64) -> String {
                 "f16" => Precision::F16,
                 _ => Precision::Bf16,
             };
-            admit_card(card, dtype.dtype(), free).is_ok()
+            admit_card(card, dtype.dtype(), machine, &wishes).is_ok()
         });
         let mut line = format!("  - {} ({})", profile.id(), profile.name());
         if models.len() > 1 {

@@ -35,8 +35,9 @@ pub(crate) struct DeploymentArgs {
     /// Never fetch a model: it must be there
     #[arg(long, env = "VLMD_OFFLINE")]
     pub(crate) offline: bool,
-    /// Share of the memory that is free at the start that weights and caches may take together,
-    /// above 0 and at most 1, as vLLM's flag of this name; `--kv-cache-memory` goes before it
+    /// Share of the memory that is free at the start that everything planned may take together,
+    /// above 0 and at most 1, as vLLM's flag of this name; by default 0.9 on a CUDA device and no
+    /// bound on a CPU; `--kv-cache-memory` goes before it
     #[arg(
         long,
         env = "VLMD_GPU_MEMORY_UTILIZATION",

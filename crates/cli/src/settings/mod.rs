@@ -392,6 +392,12 @@ impl Settings {
         }
     }
 
+    /// In which form the memory is to be planned, if that is what was asked for, and for whom.
+    pub(crate) fn planned(&self) -> Option<(PrintFormat, &ServeArgs)> {
+        let args = self.serving()?;
+        args.plan.plan_only.map(|format| (format, args))
+    }
+
     /// The same, to keep.
     pub(crate) fn serve(self) -> Option<ServeArgs> {
         match self.cli.command {

@@ -78,7 +78,7 @@ impl Provenance {
                 action,
                 ArgAction::Help | ArgAction::HelpShort | ArgAction::HelpLong | ArgAction::Version
             );
-            !acts && arg.get_id() != "print_config"
+            !acts && arg.get_id() != "print_config" && arg.get_id() != "plan_only"
         });
         settings.filter_map(|arg| self.row(arg)).collect()
     }

@@ -10,12 +10,9 @@ use vlmd_backend::{Encoding, ImageInput, ImageKey, Model};
 
 use super::features::FeatureCache;
 use super::guard::guarded;
+use crate::config::EngineConfig;
 use crate::sequence::Sequence;
 use crate::stats::Status;
-
-/// Pixels of one call to the encoder, in bytes: about forty crops of 336 x 336. The activations
-/// of a vision tower are several times as large. One picture is never divided.
-const CALL_BYTES: usize = 64 << 20;
 
 /// What encodes, and what has been encoded.
 pub(super) struct Encoder {
@@ -158,7 +155,7 @@ impl Encoder {
             }
             let suspect = self.suspects.contains(&image.key());
             bytes = bytes.saturating_add(pixel_bytes(image));
-            if !images.is_empty() && (suspect || bytes > CALL_BYTES) {
+            if !images.is_empty() && (suspect || bytes > EngineConfig::ENCODER_CALL_BYTES) {
                 break;
             }
             images.push(image.clone());
