@@ -13,6 +13,7 @@ use vlmd_server::{RootPath, ServerConfig};
 
 use crate::access_args::AccessArgs;
 use crate::asset_args::AssetArgs;
+use crate::check::CheckArgs;
 use crate::kv_choice::KvChoice;
 use crate::plan::PlanArgs;
 use crate::response_args::ResponseArgs;
@@ -36,6 +37,8 @@ pub(crate) enum Command {
     Serve(Box<ServeArgs>),
     /// Measure an OpenAI-compatible endpoint, or two of them side by side
     Bench(Box<BenchArgs>),
+    /// Check what this machine computes against what it should, and how fast it is
+    Check(CheckArgs),
     /// List the models of the catalog
     Models,
     /// Fetch a model into the Hugging Face cache

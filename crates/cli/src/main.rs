@@ -1,10 +1,11 @@
-//! `vlmd`: serves vision-language models over HTTP, measures servers, lists models, and fetches
-//! them.
+//! `vlmd`: serves vision-language models over HTTP, measures servers, checks machines, lists models,
+//! and fetches them.
 
 mod access_args;
 mod args;
 mod asset_args;
 mod bench;
+mod check;
 mod checkpoint;
 mod device;
 mod hub;
@@ -82,6 +83,7 @@ fn run(arguments: &[OsString]) -> Result<ExitCode> {
         None => serve::run(settings.cli.serve, &settings.notes)?,
         Some(Command::Serve(args)) => serve::run(*args, &settings.notes)?,
         Some(Command::Bench(args)) => return bench::run(&args),
+        Some(Command::Check(args)) => return check::run(&args),
         Some(Command::Models) => list::run()?,
         Some(Command::Download(args)) => download(&args)?,
     }

@@ -82,15 +82,16 @@ pub(super) fn attempt(
         subject,
         machine,
         wishes,
+        wanted,
     };
     if wishes.max_model_len.is_some() {
-        return plan.with_length(wanted, wanted);
+        return plan.with_length(wanted);
     }
     // What a step takes may grow with the longest sequence, and leaves the less for it: the
     // longest that still fits.
     let holds = |blocks: usize| {
         let len = blocks.saturating_mul(BLOCK_TOKENS).min(wanted);
-        plan.with_length(len, len)
+        plan.with_length(len)
     };
     if let Ok(full) = holds(wanted.div_ceil(BLOCK_TOKENS)) {
         return Ok(full);
@@ -111,16 +112,18 @@ struct Planner<'a> {
     subject: Subject<'a>,
     machine: Machine,
     wishes: &'a Wishes,
+    /// Most tokens of a sequence that the cache is of use for.
+    wanted: usize,
 }
 
 impl Planner<'_> {
-    /// A plan for sequences of up to `len` tokens, of which the cache must hold one of `least`.
-    fn with_length(&self, len: usize, least: usize) -> Result<MemoryPlan, Failure> {
+    /// A plan for sequences of up to `len` tokens, of which the cache must hold one.
+    fn with_length(&self, len: usize) -> Result<MemoryPlan, Failure> {
         let (spec, wishes, free) = (&self.subject.need.spec, self.wishes, self.machine.free);
         let block = spec.block_bytes(wishes.kv_dtype) as u64;
         let blocks_of = |len: usize| len.div_ceil(BLOCK_TOKENS) as u64;
-        let needed = blocks_of(least).saturating_mul(block);
-        let useful = blocks_of(len).saturating_mul(wishes.max_num_seqs as u64);
+        let needed = blocks_of(len).saturating_mul(block);
+        let useful = blocks_of(self.wanted).saturating_mul(wishes.max_num_seqs as u64);
 
         let mut parts = self.fixed(len);
         let kept = wishes.kept_free(free);
@@ -172,9 +175,9 @@ impl Planner<'_> {
         let capacity = usize::try_from(kv_blocks)
             .unwrap_or(usize::MAX)
             .saturating_mul(BLOCK_TOKENS);
-        if least > capacity {
+        if len > capacity {
             return Err(Failure::TooShort {
-                wanted: least,
+                wanted: len,
                 needed,
                 bytes,
             });

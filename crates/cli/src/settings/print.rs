@@ -11,6 +11,9 @@ use vlmd_models::catalog;
 use super::{Below, PrintFormat, Provenance, Settings, raw};
 use crate::resolve;
 
+/// What is asked for once, and is no setting.
+const ASKED: [&str; 3] = ["print_config", "plan_only", "gpu_memory"];
+
 /// What stands for a secret.
 const MASK: &str = "********";
 
@@ -78,7 +81,7 @@ impl Provenance {
                 action,
                 ArgAction::Help | ArgAction::HelpShort | ArgAction::HelpLong | ArgAction::Version
             );
-            !acts && arg.get_id() != "print_config" && arg.get_id() != "plan_only"
+            !acts && !ASKED.contains(&arg.get_id().as_str())
         });
         settings.filter_map(|arg| self.row(arg)).collect()
     }

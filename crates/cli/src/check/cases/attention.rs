@@ -1,0 +1,314 @@
+//! Attention, and the cache that it reads.
+
+use candle_core::{DType, Device, Result, Tensor};
+use vlmd_kernels::{PAGE_TOKENS, Pages, Ragged, RaggedLayout, twin};
+
+use super::{Case, Noise, Role, Route, Sizes, Work, of};
+
+/// Codes of 8 bits are whole numbers up to 127: where two routes round one otherwise it is off by
+/// that much of a row's largest.
+const INT8_BOUND: f64 = 1.0 / 60.0;
+
+/// A step's sequences, in scattered blocks.
+#[derive(Debug, Clone)]
+struct Layout {
+    cu_q: Vec<u32>,
+    kv_len: Vec<u32>,
+    kv_slots: Vec<u32>,
+    block_table: Vec<u32>,
+    max_blocks: usize,
+    blocks: usize,
+    /// Keys that rows see, all together.
+    seen: usize,
+}
+
+impl Layout {
+    /// Sequences of so many new rows and so many tokens each.
+    fn new(sequences: &[(usize, usize)], noise: &mut Noise) -> Self {
+        let pages = |tokens: usize| tokens.div_ceil(PAGE_TOKENS);
+        let max_blocks = sequences
+            .iter()
+            .map(|&(_, kv)| pages(kv))
+            .max()
+            .unwrap_or(0);
+        let blocks = sequences.iter().map(|&(_, kv)| pages(kv)).sum();
+        let mut free: Vec<usize> = (0..blocks).collect();
+        for at in (1..free.len()).rev() {
+            free.swap(at, noise.below(at + 1));
+        }
+        let mut layout = Self {
+            cu_q: vec![0],
+            kv_len: Vec::new(),
+            kv_slots: Vec::new(),
+            block_table: Vec::new(),
+            max_blocks,
+            blocks,
+            seen: 0,
+        };
+        // Block numbers are far below `u32::MAX`.
+        let number = |n: usize| n as u32;
+        for &(rows, kv) in sequences {
+            let own: Vec<usize> = free.split_off(free.len().saturating_sub(pages(kv)));
+            for position in kv - rows..kv {
+                let block = own.get(position / PAGE_TOKENS).copied().unwrap_or_default();
+                layout
+                    .kv_slots
+                    .push(number(block * PAGE_TOKENS + position % PAGE_TOKENS));
+                layout.seen += position + 1;
+            }
+            let filling = max_blocks - own.len();
+            layout.block_table.extend(own.into_iter().map(number));
+            layout.block_table.extend(std::iter::repeat_n(0, filling));
+            layout.cu_q.push(number(layout.kv_slots.len()));
+            layout.kv_len.push(number(kv));
+        }
+        layout
+    }
+
+    fn rows(&self) -> usize {
+        self.kv_slots.len()
+    }
+
+    fn tokens(&self) -> usize {
+        self.kv_len.iter().map(|&len| len as usize).sum()
+    }
+
+    fn on(&self, device: &Device, route: Route) -> Result<Ragged> {
+        let layout = RaggedLayout {
+            cu_q: &self.cu_q,
+            kv_len: &self.kv_len,
+            kv_slots: &self.kv_slots,
+            block_table: &self.block_table,
+            max_blocks: self.max_blocks,
+        };
+        match route {
+            Route::Kernel => Ragged::new(layout, device),
+            Route::Twin => Ragged::gathered(layout, device),
+        }
+    }
+}
+
+fn scale(head_dim: usize) -> f32 {
+    // Scores large enough for the softmax to have something to do.
+    3.0 / (head_dim as f32).sqrt()
+}
+
+/// Decodes of up to the longest sequence.
+fn decodes(sizes: &Sizes, noise: &mut Noise) -> Layout {
+    let lengths =
+        (0..sizes.sequences).map(|at| (1, (sizes.keys * (at + 1)).div_ceil(sizes.sequences)));
+    Layout::new(&lengths.collect::<Vec<_>>(), noise)
+}
+
+/// Attention of `layout`, with pages of the case's type.
+fn paged(sizes: &Sizes, layout: Layout, dtype: DType, noise: &mut Noise) -> Result<Case> {
+    let (heads, kv_heads, width) = (sizes.heads, sizes.kv_heads, sizes.head_dim);
+    let pages = [layout.blocks, PAGE_TOKENS, kv_heads, width];
+    let rows = layout.rows();
+    let tensors = vec![
+        (Role::Activation, noise.tensor(&[rows, heads, width])?),
+        (Role::Stored, noise.tensor(&pages)?),
+        (Role::Stored, noise.tensor(&pages)?),
+    ];
+    let read = 2 * layout.tokens() * kv_heads * width + 2 * rows * heads * width;
+    let work = Work {
+        bytes: read * dtype.size_in_bytes(),
+        flops: 4 * layout.seen * heads * width,
+    };
+    let shape = described(sizes, &layout);
+    let compute = move |tensors: &[Tensor], device: &Device, route| {
+        let [q, k, v] = of(tensors)?;
+        let ragged = layout.on(device, route)?;
+        vlmd_kernels::paged_attention(q, k.into(), v.into(), &ragged, scale(width))
+    };
+    Ok(Case::new(dtype, shape, tensors, work, compute))
+}
+
+fn described(sizes: &Sizes, layout: &Layout) -> String {
+    format!(
+        "{} rows of {} sequences, {} tokens, {}/{} heads of {}",
+        layout.rows(),
+        layout.kv_len.len(),
+        layout.tokens(),
+        sizes.heads,
+        sizes.kv_heads,
+        sizes.head_dim
+    )
+}
+
+pub(super) fn decode(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result<Case> {
+    let layout = decodes(sizes, noise);
+    paged(sizes, layout, dtype, noise)
+}
+
+/// The last chunk of a prompt.
+pub(super) fn prefill(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result<Case> {
+    let layout = Layout::new(&[(sizes.rows, sizes.keys)], noise);
+    paged(sizes, layout, dtype, noise)
+}
+
+/// A chunk, a whole prompt and decodes in one step.
+pub(super) fn mixed(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result<Case> {
+    let (rows, keys) = (sizes.rows, sizes.keys);
+    let sequences = [
+        (1, keys),
+        (rows.div_ceil(2), keys),
+        (1, 1),
+        (rows.div_ceil(3), rows.div_ceil(3)),
+    ];
+    let layout = Layout::new(&sequences, noise);
+    paged(sizes, layout, dtype, noise)
+}
+
+/// Pages of codes, with scales.
+fn codes(noise: &mut Noise, layout: &Layout, sizes: &Sizes) -> Result<[(Role, Tensor); 2]> {
+    let rows = [layout.blocks, PAGE_TOKENS, sizes.kv_heads];
+    let pages = [layout.blocks, PAGE_TOKENS, sizes.kv_heads, sizes.head_dim];
+    // 1 to 255, of which 128 is nothing.
+    let codes = noise
+        .tensor(&pages)?
+        .affine(127.0, 128.5)?
+        .to_dtype(DType::U8)?;
+    let scales = noise.tensor(&rows)?.affine(0.003, 0.008)?;
+    Ok([(Role::Plain, codes), (Role::Plain, scales)])
+}
+
+pub(super) fn decode_int8(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result<Case> {
+    let layout = decodes(sizes, noise);
+    let (heads, width) = (sizes.heads, sizes.head_dim);
+    let rows = layout.rows();
+    let mut tensors = vec![(Role::Activation, noise.tensor(&[rows, heads, width])?)];
+    tensors.extend(codes(noise, &layout, sizes)?);
+    tensors.extend(codes(noise, &layout, sizes)?);
+    let queries = 2 * rows * heads * width * dtype.size_in_bytes();
+    let work = Work {
+        bytes: 2 * layout.tokens() * sizes.kv_heads * (width + size_of::<f32>()) + queries,
+        flops: 4 * layout.seen * heads * width,
+    };
+    let shape = described(sizes, &layout);
+    let compute = move |tensors: &[Tensor], device: &Device, route| {
+        let [q, k, k_scales, v, v_scales] = of(tensors)?;
+        let ragged = layout.on(device, route)?;
+        let pages = |data, scales| Pages {
+            data,
+            scales: Some(scales),
+        };
+        let (k, v) = (pages(k, k_scales), pages(v, v_scales));
+        vlmd_kernels::paged_attention(q, k, v, &ragged, scale(width))
+    };
+    Ok(Case::new(dtype, shape, tensors, work, compute))
+}
+
+/// New keys and values of a prompt's rows, of which the cache's part is the result.
+pub(super) fn write_kv(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result<Case> {
+    let layout = Layout::new(&[(sizes.rows, sizes.keys)], noise);
+    let (rows, kv_heads, width) = (layout.rows(), sizes.kv_heads, sizes.head_dim);
+    let new = [rows, kv_heads, width];
+    let pages = [layout.blocks, PAGE_TOKENS, kv_heads, width];
+    let tensors = vec![
+        (Role::Activation, noise.tensor(&new)?),
+        (Role::Activation, noise.tensor(&new)?),
+        (Role::Stored, noise.tensor(&pages)?),
+        (Role::Stored, noise.tensor(&pages)?),
+    ];
+    let work = Work {
+        bytes: 4 * rows * kv_heads * width * dtype.size_in_bytes(),
+        flops: 0,
+    };
+    let shape = format!("{rows} x {kv_heads} x {width}");
+    let compute = move |tensors: &[Tensor], device: &Device, route| {
+        let [k, v, k_pages, v_pages] = of(tensors)?;
+        let ragged = layout.on(device, route)?;
+        vlmd_kernels::write_kv(k, v, k_pages.into(), v_pages.into(), &ragged)?;
+        Tensor::cat(&[k_pages, v_pages], 0)
+    };
+    Ok(Case::new(dtype, shape, tensors, work, compute))
+}
+
+pub(super) fn write_kv_int8(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result<Case> {
+    let layout = Layout::new(&[(sizes.rows, sizes.keys)], noise);
+    let (rows, kv_heads, width) = (layout.rows(), sizes.kv_heads, sizes.head_dim);
+    let new = [rows, kv_heads, width];
+    let mut tensors = vec![
+        (Role::Activation, noise.tensor(&new)?),
+        (Role::Activation, noise.tensor(&new)?),
+    ];
+    tensors.extend(codes(noise, &layout, sizes)?);
+    tensors.extend(codes(noise, &layout, sizes)?);
+    let each = width * dtype.size_in_bytes() + width + size_of::<f32>();
+    let work = Work {
+        bytes: 2 * rows * kv_heads * each,
+        flops: 0,
+    };
+    let shape = format!("{rows} x {kv_heads} x {width}");
+    let compute = move |tensors: &[Tensor], device: &Device, route| {
+        let [k, v, k_pages, k_scales, v_pages, v_scales] = of(tensors)?;
+        let ragged = layout.on(device, route)?;
+        let pages = |data, scales| Pages {
+            data,
+            scales: Some(scales),
+        };
+        let (keys, values) = (pages(k_pages, k_scales), pages(v_pages, v_scales));
+        vlmd_kernels::write_kv(k, v, keys, values, &ragged)?;
+        let read = |codes: &Tensor, scales: &Tensor| {
+            let codes = codes.to_dtype(DType::F32)?.affine(1.0, -128.0)?;
+            codes.broadcast_mul(&scales.unsqueeze(3)?)
+        };
+        Tensor::cat(&[read(k_pages, k_scales)?, read(v_pages, v_scales)?], 0)
+    };
+    let case = Case::new(dtype, shape, tensors, work, compute);
+    Ok(Case {
+        bound: Some(INT8_BOUND),
+        ..case
+    })
+}
+
+/// Dense attention of `pictures` times `rows` queries over `keys`.
+fn dense(
+    (pictures, rows, keys): (usize, usize, usize),
+    (heads, kv_heads, width): (usize, usize, usize),
+    dtype: DType,
+    noise: &mut Noise,
+) -> Result<Case> {
+    let tensors = vec![
+        (
+            Role::Activation,
+            noise.tensor(&[pictures, rows, heads, width])?,
+        ),
+        (
+            Role::Activation,
+            noise.tensor(&[pictures, keys, kv_heads, width])?,
+        ),
+        (
+            Role::Activation,
+            noise.tensor(&[pictures, keys, kv_heads, width])?,
+        ),
+    ];
+    let numbers = 2 * pictures * (rows * heads + keys * kv_heads) * width;
+    let work = Work {
+        bytes: numbers * dtype.size_in_bytes(),
+        flops: 4 * pictures * rows * keys * heads * width,
+    };
+    let shape =
+        format!("{pictures} x {rows} rows, {keys} keys, {heads}/{kv_heads} heads of {width}");
+    let compute = move |tensors: &[Tensor], _: &Device, route| {
+        let [q, k, v] = of(tensors)?;
+        match route {
+            Route::Kernel => vlmd_kernels::attention(q, k, v, scale(width)),
+            Route::Twin => twin::attention(q, k, v, scale(width)),
+        }
+    };
+    Ok(Case::new(dtype, shape, tensors, work, compute))
+}
+
+/// A tower's, over two views.
+pub(super) fn picture(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result<Case> {
+    let (tokens, heads, width) = (sizes.picture, sizes.heads, sizes.head_dim);
+    dense((2, tokens, tokens), (heads, heads, width), dtype, noise)
+}
+
+/// A prompt's that looks at a picture.
+pub(super) fn looking(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result<Case> {
+    let heads = (sizes.heads, sizes.kv_heads, sizes.head_dim);
+    dense((1, sizes.rows, sizes.picture), heads, dtype, noise)
+}
