@@ -30,7 +30,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use hf_hub::Cache;
 
-use crate::args::{Command, DownloadArgs};
+use crate::args::{Command, DownloadArgs, ServeArgs};
 use crate::nim::Program;
 
 // glibc gives large buffers back to the kernel and faults them in again for every step, which
