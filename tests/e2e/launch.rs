@@ -129,6 +129,20 @@ fn the_program_for_the_card_goes_on_with_the_same_arguments() {
 }
 
 #[test]
+fn who_plans_or_checks_asks_the_program_that_serves() {
+    let image = Image::new();
+    for arguments in [&["check", "--json"][..], &["serve", "--plan-only"]] {
+        let (well, printed, told) = image.run("vlmd", "86", arguments);
+        assert!(well, "{told}");
+        assert_eq!(printed, format!("sm86 {}", arguments.join(" ")));
+    }
+    // Any program can plan for a card that is not there.
+    let stated = ["serve", "--plan-only=json", "--gpu-memory", "8GB"];
+    let (well, printed, told) = image.run("vlmd", "86", &stated);
+    assert!(well && printed.starts_with('{'), "{told}");
+}
+
+#[test]
 fn what_needs_no_card_asks_for_none() {
     let image = Image::new();
     let (well, printed, _) = image.run("vlmd", "80", &["models"]);

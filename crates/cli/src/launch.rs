@@ -15,21 +15,38 @@ use vlmd_kernels::{Capability, Family};
 use crate::args::{DeviceChoice, ServeArgs};
 use crate::device::{not_among, unusable};
 
-/// Becomes the program that `args` name or that is compiled for the cards. Comes back where this
+/// What a command line says of the program and its device.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) device: DeviceChoice,
+    pub(crate) binary: Option<&'a Path>,
+}
+
+impl<'a> From<&'a ServeArgs> for Wanted<'a> {
+    fn from(args: &'a ServeArgs) -> Self {
+        Self {
+            device: args.device,
+            binary: args.deployment.binary.as_deref(),
+        }
+    }
+}
+
+/// Becomes the program that is `wanted` or that is compiled for the cards. Comes back where this
 /// one is to go on, with what there is to say about that.
 ///
 /// # Errors
 /// When the program cannot be run, or a card was asked for and there is none, or none for it.
-pub(crate) fn hand_over(args: &ServeArgs, arguments: &[OsString]) -> Result<Option<String>> {
+pub(crate) fn hand_over(wanted: Wanted<'_>, arguments: &[OsString]) -> Result<Option<String>> {
+    let Wanted { device, binary } = wanted;
     let own = std::env::current_exe().context("cannot tell which file is running")?;
-    if let Some(binary) = &args.deployment.binary {
+    if let Some(binary) = binary {
         return match same_file(&own, binary) {
             true => Ok(None),
             false => Err(become_it(binary, arguments)),
         };
     }
     // One that is compiled for cards is what was handed over to, or was called on purpose.
-    if cfg!(feature = "cuda") || args.device == DeviceChoice::Cpu {
+    if cfg!(feature = "cuda") || device == DeviceChoice::Cpu {
         return Ok(None);
     }
     let folder = folder_of(&own);
@@ -37,7 +54,7 @@ pub(crate) fn hand_over(args: &ServeArgs, arguments: &[OsString]) -> Result<Opti
     if families.is_empty() {
         return Ok(None);
     }
-    match (family(args.device, &families, &folder), args.device) {
+    match (family(device, &families, &folder), device) {
         (Ok(family), _) => Err(become_it(&program(&folder, family), arguments)),
         (Err(error), DeviceChoice::Cuda(ordinal)) => Err(error.context(unusable(ordinal))),
         (Err(error), _) => Ok(Some(format!("serving on the CPU: {error:#}"))),

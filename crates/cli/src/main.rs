@@ -73,7 +73,7 @@ fn run(arguments: &[OsString]) -> Result<ExitCode> {
     let stated = |args: &ServeArgs| args.plan.gpu_memory.is_some();
     if let Some(args) = settings.serving().filter(|args| !stated(args)) {
         // What was called goes on as another program with what it was called with.
-        let note = launch::hand_over(args, arguments)?;
+        let note = launch::hand_over(args.into(), arguments)?;
         settings.notes.warnings.extend(note);
     }
     if let Some((format, args)) = settings.planned() {
@@ -83,7 +83,10 @@ fn run(arguments: &[OsString]) -> Result<ExitCode> {
         None => serve::run(settings.cli.serve, &settings.notes)?,
         Some(Command::Serve(args)) => serve::run(*args, &settings.notes)?,
         Some(Command::Bench(args)) => return bench::run(&args),
-        Some(Command::Check(args)) => return check::run(&args),
+        Some(Command::Check(args)) => {
+            launch::hand_over((&args).into(), arguments)?;
+            return check::run(&args);
+        }
         Some(Command::Models) => list::run()?,
         Some(Command::Download(args)) => download(&args)?,
     }

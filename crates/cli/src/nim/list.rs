@@ -30,7 +30,7 @@ pub(super) fn run(arguments: &[OsString], environment: &Environment) -> Result<(
         .serve()
         .context("there are no settings")?;
     // What is not said here is in the list itself: no free GPUs.
-    launch::hand_over(&args, arguments)?;
+    launch::hand_over((&args).into(), arguments)?;
     let device = device::open(args.device)?;
     let text = listing(&args, &device, Machine::of(&device)?);
     io::stdout().lock().write_all(text.as_bytes())?;
