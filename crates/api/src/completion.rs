@@ -19,12 +19,18 @@ pub const MAX_COMPLETIONS: usize = 128;
 pub const DEFAULT_MAX_TOKENS: u32 = 16;
 
 /// Fields of [`ChatRequest`] that a text completion does not have, or has in another form.
-pub const CHAT_FIELDS: [&str; 10] = [
+pub const CHAT_FIELDS: [&str; 16] = [
+    "add_generation_prompt",
     "best_of",
     "bounding_boxes",
     "chat_template_kwargs",
+    "continue_final_message",
+    "echo",
+    "function_call",
+    "functions",
     "grounded_response",
     "logprobs",
+    "max_tokens",
     "messages",
     "parallel_tool_calls",
     "tool_choice",
@@ -33,7 +39,7 @@ pub const CHAT_FIELDS: [&str; 10] = [
 ];
 
 /// Of [`CHAT_FIELDS`], those whose loss would change what is asked.
-const CONVERSATION: [&str; 2] = ["messages", "tools"];
+const CONVERSATION: [&str; 3] = ["functions", "messages", "tools"];
 
 /// Texts to be continued, and how.
 ///
@@ -50,6 +56,13 @@ pub struct CompletionRequest {
     /// Default true.
     #[schema(required = false)]
     pub add_special_tokens: bool,
+    /// Most tokens of an answer. 0 only with `echo`: the prompt comes back, and no more.
+    #[schema(required = false, minimum = 0, default = 16)]
+    pub max_tokens: u32,
+    /// Repeats the prompt in front of its answers, and with `logprobs` tells those of its tokens,
+    /// too; then only with one answer for each prompt. Default false.
+    #[schema(required = false)]
+    pub echo: bool,
     /// Reports the log probability of each token, with this many of the most probable at its
     /// place.
     #[schema(maximum = 20)]
@@ -65,6 +78,10 @@ pub struct CompletionRequest {
     /// answers as are drawn and for the log probabilities by which the best are found.
     #[schema(ignore)]
     pub settings: ChatRequest,
+    /// How many alternatives of a prompt's tokens the answer is to tell (`prompt_logprobs`); with
+    /// `echo`, the settings may ask for more.
+    #[schema(ignore)]
+    pub prompt_logprobs: Option<u32>,
 }
 
 /// What is to be continued.
@@ -107,6 +124,9 @@ impl CompletionRequest {
         // A search has beams, which it draws from no further.
         let searches = fields.peek("use_beam_search") == Some(&Value::Bool(true));
         let best_of = fields.integer("best_of", 1..=i64::from(MAX_CHOICES))?;
+        let echo = fields.boolean("echo")?.unwrap_or(false);
+        let least = i64::from(!echo);
+        let max_tokens: Option<u32> = fields.integer("max_tokens", least..=MAX_COUNT)?;
         let add_special_tokens = fields.boolean("add_special_tokens")?.unwrap_or(true);
         for name in CHAT_FIELDS {
             fields.take(name);
@@ -118,6 +138,8 @@ impl CompletionRequest {
             prompt = read_prompt(fields)?;
             Ok((model, Vec::new()))
         })?;
+        // Of none, one is written and thrown away.
+        settings.max_tokens = max_tokens.map(|most| most.max(1));
         settings.best_of = best_of.filter(|_| searches);
         settings.logprobs = logprobs.map(|_| true);
         settings.top_logprobs = logprobs;
@@ -128,6 +150,15 @@ impl CompletionRequest {
             _ => n,
         };
         check(&settings, prompt.len(), n, drawn)?;
+        let prompt_logprobs = settings.prompt_logprobs;
+        if let Some(count) = logprobs.filter(|_| echo) {
+            if drawn > 1 {
+                let field = if drawn > n { "best_of" } else { "n" };
+                let problem = format!("must be 1 with `echo` and `logprobs`, got {drawn}");
+                return Err(conflict(field, problem));
+            }
+            settings.prompt_logprobs = Some(count.max(prompt_logprobs.unwrap_or(0)));
+        }
         if drawn > n {
             settings.n = Some(drawn);
             settings.logprobs = Some(true);
@@ -136,10 +167,13 @@ impl CompletionRequest {
         Ok(Self {
             prompt,
             add_special_tokens,
+            max_tokens: max_tokens.unwrap_or(DEFAULT_MAX_TOKENS),
+            echo,
             logprobs,
             n,
             best_of,
             settings,
+            prompt_logprobs,
         })
     }
 }
@@ -316,7 +350,14 @@ mod tests {
         for (more, field) in [
             (json!({"temperature": 3}), "temperature"),
             (json!({"suffix": "b"}), "suffix"),
-            (json!({"echo": true}), "echo"),
+            (json!({"echo": 1}), "echo"),
+            (json!({"max_tokens": 0}), "max_tokens"),
+            (json!({"echo": true, "logprobs": 1, "n": 2}), "n"),
+            (
+                json!({"echo": true, "logprobs": 1, "best_of": 2}),
+                "best_of",
+            ),
+            (json!({"functions": [{}]}), "functions"),
             (json!({"prompt_embeds": "b"}), "prompt_embeds"),
             (json!({"logprobs": 21}), "logprobs"),
             (json!({"logprobs": true}), "logprobs"),
@@ -336,9 +377,30 @@ mod tests {
             json!({"suffix": null, "echo": false, "messages": null, "tools": []}),
             json!({"suffix": "", "tool_choice": "none", "top_logprobs": 3}),
             json!({"min_tokens": 17, "max_tokens": 20}),
+            json!({"echo": true, "stream": true, "logprobs": 1, "max_tokens": 0}),
+            json!({"echo": true, "n": 2}),
         ] {
             assert!(read(&more).is_ok(), "{more}");
         }
+    }
+
+    #[test]
+    fn an_echo_asks_for_as_much_of_the_prompt_as_of_the_answer() {
+        let request = read(&json!({"echo": true, "logprobs": 3, "prompt_logprobs": 1})).unwrap();
+        assert_eq!(request.settings.prompt_logprobs, Some(3));
+        assert_eq!(request.prompt_logprobs, Some(1));
+        let request = read(&json!({"echo": true, "logprobs": 1, "max_tokens": 0})).unwrap();
+        assert_eq!(request.prompt_logprobs, None);
+        assert_eq!(
+            (request.max_tokens, request.settings.max_tokens),
+            (0, Some(1))
+        );
+        let request = read(&json!({"echo": true})).unwrap();
+        assert_eq!(
+            (request.max_tokens, request.settings.max_tokens),
+            (16, None)
+        );
+        assert_eq!(request.settings.prompt_logprobs, None);
     }
 
     #[test]

@@ -91,6 +91,30 @@ impl MessageContent {
         }
     }
 
+    /// All that is said, without the pictures.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Parts(parts) => {
+                let said = parts.iter().filter_map(|part| match part {
+                    ContentPart::Text { text } => Some(text.as_str()),
+                    ContentPart::ImageUrl(_) => None,
+                });
+                said.collect()
+            }
+        }
+    }
+
+    /// Whether it ends with words, be they none.
+    #[must_use]
+    pub fn ends_with_text(&self) -> bool {
+        match self {
+            Self::Text(_) => true,
+            Self::Parts(parts) => matches!(parts.last(), Some(ContentPart::Text { .. })),
+        }
+    }
+
     /// The pictures, in order.
     pub fn images(&self) -> impl Iterator<Item = &ImagePart> {
         let parts = match self {

@@ -231,6 +231,12 @@ impl Conversation {
                 .is_some_and(|message| message.role == "assistant")
     }
 
+    /// Whether the last message calls tools.
+    pub(crate) fn ends_with_calls(&self) -> bool {
+        let last = self.messages.last();
+        last.is_some_and(|message| !message.calls.is_empty())
+    }
+
     /// Puts the messages into the chat request.
     pub(crate) fn finish(mut self, chat: &mut Map<String, Value>) -> FieldNames {
         self.show_pending("");

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use crate::reader::{out_of_range, wrong_type};
 use crate::{
     ChatChunk, ChatCompletion, ChatRequest, ChoiceLogprobs, Delta, Entity, FinishReason,
-    RequestError, ToolCall, Usage,
+    FunctionCall, RequestError, ToolCall, Usage,
 };
 
 /// What a field of Kosmos-2 may be.
@@ -146,6 +146,9 @@ pub struct HostedMessage {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub tool_calls: Vec<ToolCall>,
+    /// What it calls in their place, where the request has `functions`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function_call: Option<FunctionCall>,
 }
 
 /// A piece of a streamed answer of the hosted dialect.
@@ -183,6 +186,7 @@ impl From<ChatCompletion> for HostedCompletion {
                 content: choice.message.content,
                 entities: choice.message.entities,
                 tool_calls: choice.message.tool_calls,
+                function_call: choice.message.function_call,
             },
             finish_reason: choice.finish_reason,
             logprobs: choice.logprobs,

@@ -80,9 +80,9 @@ pub use structured::{
     Constraint, ConstraintKind, JsonSchemaFormat, ResponseFormat, StructuredOutputs,
 };
 pub use tools::{
-    Function, FunctionCall, FunctionDelta, MAX_FUNCTION_NAME, MAX_TOOLS, MAX_TOOLS_BYTES,
-    NamedFunction, NamedTool, PastCall, PastFunction, Tool, ToolCall, ToolCallDelta, ToolChoice,
-    ToolMode, tool_call_id,
+    AllowedChoice, AllowedTools, Function, FunctionCall, FunctionChoice, FunctionDelta,
+    MAX_FUNCTION_NAME, MAX_TOOLS, MAX_TOOLS_BYTES, NamedFunction, NamedTool, PastCall,
+    PastFunction, Tool, ToolCall, ToolCallDelta, ToolChoice, ToolMode, tool_call_id,
 };
 pub use unsupported::{UNSUPPORTED, UNSUPPORTED_IN_COMPLETIONS, Unsupported};
 pub use vocabulary::{MAX_ALLOWED_TOKEN_IDS, MAX_BAD_WORD_BYTES, MAX_BAD_WORDS};

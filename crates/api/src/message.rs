@@ -61,7 +61,8 @@ pub struct Message {
     /// to 9. NeVA's alone; see the hosted API's `labels`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, u8>,
-    /// What an assistant's message calls.
+    /// What an assistant's message calls. A single call may stand in `function_call` in its place,
+    /// without an id.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub tool_calls: Vec<PastCall>,
@@ -88,7 +89,7 @@ impl Message {
         })?;
         let content = MessageContent::read(fields.take("content"), role, path)?;
         let labels = labels(fields.take("labels"), role, &fields.at("labels"))?;
-        let tool_calls = tools::read_past(&mut fields)?;
+        let tool_calls = tools::read_calls(&mut fields)?;
         if !tool_calls.is_empty() && role != Role::Assistant {
             return Err(RequestError::Conflict {
                 field: fields.at("tool_calls"),

@@ -9,9 +9,12 @@ use utoipa::ToSchema;
 use crate::nvext::NvExt;
 use crate::reader::{Bounds, Fields, integer, number, out_of_range, wrong_type};
 use crate::structured::{self, Constraint, Guided, ResponseFormat, StructuredOutputs};
-use crate::tools::{self, ToolFields};
+use crate::tools::{self, FunctionFields, ToolFields};
 use crate::unsupported::{self, UNSUPPORTED};
-use crate::{Message, RequestError, Tool, ToolChoice, ToolMode, validate, vocabulary};
+use crate::{
+    Function, FunctionChoice, Message, RequestError, Role, Tool, ToolChoice, ToolMode, validate,
+    vocabulary,
+};
 
 /// Most answers to one request. NIM documents 128; each takes a place in the batch.
 pub const MAX_CHOICES: u32 = 16;
@@ -189,6 +192,27 @@ pub struct ChatRequest {
     /// Whether an answer may have several calls. Default true.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parallel_tool_calls: Option<bool>,
+    /// Older name for `tools`. The answer has its call in `function_call` then, and never more
+    /// than one. Not beside `tools`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false, max_items = 128)]
+    pub functions: Vec<Function>,
+    /// Older name for `tool_choice`: `none`, `auto` or `{"name": ...}`. Only with `functions`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function_call: Option<FunctionChoice>,
+    /// Whether the prompt ends with what the template writes in front of an answer. Default true,
+    /// and false with `continue_final_message`, beside which it must not be true. Models without a
+    /// template of turns refuse false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub add_generation_prompt: Option<bool>,
+    /// Ends the prompt with the text of the last message, which the answer continues and does not
+    /// repeat. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub continue_final_message: Option<bool>,
+    /// Begins the answer with the text of the last message, where that is an assistant's. Default
+    /// false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub echo: Option<bool>,
     /// Variables for the model's chat template, such as `enable_thinking`.
     #[serde(skip_serializing_if = "Map::is_empty")]
     #[schema(required = false, value_type = Object)]
@@ -278,7 +302,12 @@ impl ChatRequest {
         about: impl FnOnce(&mut Fields) -> Result<(String, Vec<Message>), RequestError>,
     ) -> Result<Self, RequestError> {
         let guided = Guided::read(&mut fields)?;
-        let about_tools = ToolFields::read(&mut fields)?;
+        let about_functions = FunctionFields::read(&mut fields)?;
+        let about_tools = match &about_functions {
+            None => ToolFields::read(&mut fields)?,
+            Some(functions) => functions.as_tools(),
+        };
+        let about_functions = about_functions.unwrap_or_default();
         let (model, messages) = about(&mut fields)?;
         let request = Self {
             model,
@@ -321,6 +350,11 @@ impl ChatRequest {
             tools: about_tools.tools,
             tool_choice: about_tools.choice,
             parallel_tool_calls: about_tools.parallel,
+            functions: about_functions.functions,
+            function_call: about_functions.choice,
+            add_generation_prompt: fields.boolean("add_generation_prompt")?,
+            continue_final_message: fields.boolean("continue_final_message")?,
+            echo: fields.boolean("echo")?,
             chat_template_kwargs: validate::template_kwargs(&mut fields)?,
             grounded_response: read_grounded(&mut fields)?,
             response_format: ResponseFormat::read(&mut fields)?,
@@ -335,6 +369,7 @@ impl ChatRequest {
         validate::inert_fields(&mut fields)?;
         unsupported::check(&fields, UNSUPPORTED)?;
         validate::relations(&request)?;
+        validate::ending(&request)?;
         structured::only(request.constraints())?;
         tools::alone(&request)?;
         Ok(request)
@@ -415,7 +450,27 @@ impl ChatRequest {
         matches!(
             self.tool_choice,
             Some(ToolChoice::Mode(ToolMode::Required) | ToolChoice::Function(_))
-        )
+        ) || matches!(&self.tool_choice, Some(ToolChoice::Allowed(allowed))
+            if allowed.allowed_tools.mode == ToolMode::Required)
+    }
+
+    /// Whether it speaks of functions, the older name for tools, as its answers then do.
+    #[must_use]
+    pub fn speaks_of_functions(&self) -> bool {
+        !self.functions.is_empty()
+    }
+
+    /// Whether the answer continues the text of the last message.
+    #[must_use]
+    pub fn continues(&self) -> bool {
+        self.continue_final_message.unwrap_or(false)
+    }
+
+    /// What the answer begins with by `echo`: the text of a last message that is an assistant's.
+    #[must_use]
+    pub fn echoed(&self) -> Option<String> {
+        let last = self.messages.last().filter(|_| self.echo == Some(true))?;
+        (last.role == Role::Assistant).then(|| last.content.text())
     }
 
     /// `repetition_penalty` of the top level or of `nvext`.
@@ -491,11 +546,13 @@ pub(crate) fn read_messages(fields: &mut Fields) -> Result<Vec<Message>, Request
         });
     }
     at_most("messages", "messages", MAX_MESSAGES, messages.len())?;
-    messages
+    let mut messages = messages
         .into_iter()
         .enumerate()
         .map(|(index, message)| Message::read(message, &format!("messages[{index}]")))
-        .collect()
+        .collect::<Result<Vec<_>, _>>()?;
+    tools::name_calls(&mut messages);
+    Ok(messages)
 }
 
 fn read_stop(fields: &mut Fields) -> Result<Option<StopSequences>, RequestError> {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::{ToolCall, ToolCallDelta};
+use crate::{FunctionCall, FunctionDelta, ToolCall, ToolCallDelta};
 
 /// Smallest log probability that is sent; JSON has no minus infinity. vLLM's value.
 const MIN_LOGPROB: f32 = -9999.0;
@@ -68,6 +68,17 @@ pub struct Choice {
     pub stop_reason: Option<StopReason>,
 }
 
+impl Choice {
+    /// The same for a request that speaks of `functions`: with the first call alone.
+    #[must_use]
+    pub fn in_functions(mut self) -> Self {
+        let calls = std::mem::take(&mut self.message.tool_calls);
+        self.message.function_call = calls.into_iter().next().map(|call| call.function);
+        self.finish_reason = self.finish_reason.in_functions();
+        self
+    }
+}
+
 /// What the model says.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct AnswerMessage {
@@ -81,6 +92,9 @@ pub struct AnswerMessage {
     pub content: Option<String>,
     /// What it calls.
     pub tool_calls: Vec<ToolCall>,
+    /// What it calls in its place, where the request has `functions`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function_call: Option<FunctionCall>,
     /// What the text names in the picture, from models that point at it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entities: Option<Vec<Entity>>,
@@ -120,6 +134,7 @@ impl AnswerMessage {
             reasoning_content: Null,
             content: Some(content),
             tool_calls: Vec::new(),
+            function_call: None,
             entities: None,
         }
     }
@@ -135,9 +150,20 @@ pub enum FinishReason {
     Length,
     /// The model ended it, and calls tools.
     ToolCalls,
+    /// The same where the request has `functions`.
+    FunctionCall,
 }
 
 impl FinishReason {
+    /// The same for a request that speaks of `functions`.
+    #[must_use]
+    pub fn in_functions(self) -> Self {
+        match self {
+            Self::ToolCalls => Self::FunctionCall,
+            other => other,
+        }
+    }
+
     /// The name on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -145,6 +171,7 @@ impl FinishReason {
             Self::Stop => "stop",
             Self::Length => "length",
             Self::ToolCalls => "tool_calls",
+            Self::FunctionCall => "function_call",
         }
     }
 }
@@ -364,6 +391,18 @@ pub struct ChunkChoice {
     pub stop_reason: Option<StopReason>,
 }
 
+impl ChunkChoice {
+    /// The same for a request that speaks of `functions`: with what is added to the first call.
+    #[must_use]
+    pub fn in_functions(mut self) -> Self {
+        let calls = std::mem::take(&mut self.delta.tool_calls);
+        let first = calls.into_iter().find(|call| call.index == 0);
+        self.delta.function_call = first.map(|call| call.function);
+        self.finish_reason = self.finish_reason.map(FinishReason::in_functions);
+        self
+    }
+}
+
 /// What is added to an answer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub struct Delta {
@@ -378,6 +417,9 @@ pub struct Delta {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub tool_calls: Vec<ToolCallDelta>,
+    /// More of a call, where the request has `functions`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function_call: Option<FunctionDelta>,
     /// In the answer's last chunk: see `entities` of the whole answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entities: Option<Vec<Entity>>,
@@ -482,6 +524,47 @@ mod tests {
                 json!({"index": 0, "delta": expected, "logprobs": null, "finish_reason": null})
             );
         }
+    }
+
+    #[test]
+    fn functions_are_told_under_their_older_name() {
+        let mut call = ToolCall::new("c".into(), "look".into());
+        call.function.arguments = "{}".into();
+        let choice = Choice {
+            index: 0,
+            message: AnswerMessage {
+                content: None,
+                tool_calls: vec![call.clone(), call],
+                ..AnswerMessage::text(String::new())
+            },
+            logprobs: None,
+            finish_reason: FinishReason::ToolCalls,
+            stop_reason: None,
+        };
+        let told = serde_json::to_value(choice.in_functions()).unwrap();
+        assert_eq!(told["finish_reason"], "function_call");
+        assert_eq!(
+            told["message"]["function_call"],
+            json!({"name": "look", "arguments": "{}"})
+        );
+        assert_eq!(told["message"]["tool_calls"], json!([]));
+        let chunk = |delta, finish_reason| ChunkChoice {
+            index: 0,
+            delta,
+            logprobs: None,
+            finish_reason,
+            stop_reason: None,
+        };
+        let opening = ToolCallDelta::opening(0, "c".into(), "look".into());
+        let opening = chunk(Delta::calls(vec![opening]), None).in_functions();
+        assert_eq!(
+            serde_json::to_value(opening.delta).unwrap(),
+            json!({"function_call": {"name": "look", "arguments": ""}})
+        );
+        let end = chunk(Delta::default(), Some(FinishReason::ToolCalls)).in_functions();
+        assert_eq!(end.finish_reason, Some(FinishReason::FunctionCall));
+        let cut = chunk(Delta::text("x".into()), Some(FinishReason::Length));
+        assert_eq!(cut.clone().in_functions(), cut);
     }
 
     #[test]

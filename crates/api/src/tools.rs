@@ -1,5 +1,6 @@
 //! Tools that a model may call, and its calls.
 
+mod functions;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -9,7 +10,8 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-pub(crate) use read::{ToolFields, alone, read_past};
+pub(crate) use functions::{FunctionFields, name_calls, read_calls};
+pub(crate) use read::{ToolFields, alone};
 
 /// Most tools of a request, as at OpenAI. Also the most calls of a message.
 pub const MAX_TOOLS: usize = 128;
@@ -19,6 +21,7 @@ pub const MAX_TOOLS_BYTES: usize = 256 << 10;
 pub const MAX_FUNCTION_NAME: usize = 64;
 
 const FUNCTION: &str = "function";
+const ALLOWED: &str = "allowed_tools";
 
 /// A function that the model may call.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -61,6 +64,38 @@ pub enum ToolChoice {
     Mode(ToolMode),
     /// The answer is a call of this function.
     Function(NamedTool),
+    /// Some of them: the model does not see the others.
+    Allowed(AllowedChoice),
+}
+
+/// Some of the tools, in the way that `mode` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct AllowedChoice {
+    /// Always `allowed_tools`.
+    #[schema(value_type = String)]
+    pub r#type: &'static str,
+    /// Which, and how.
+    pub allowed_tools: AllowedTools,
+}
+
+/// Tools that may be called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct AllowedTools {
+    /// `auto` or `required`.
+    pub mode: ToolMode,
+    /// At least one of `tools`.
+    #[schema(min_items = 1, max_items = 128)]
+    pub tools: Vec<NamedTool>,
+}
+
+/// Whether functions are called, and which: `tool_choice` under its older name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum FunctionChoice {
+    /// Any of them: `none` or `auto`.
+    Mode(ToolMode),
+    /// The answer is a call of this function.
+    Function(NamedFunction),
 }
 
 /// Whether tools are called.

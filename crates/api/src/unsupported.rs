@@ -48,15 +48,10 @@ const fn on(name: &'static str) -> Unsupported {
 
 /// Fields of the request itself.
 pub const UNSUPPORTED: &[Unsupported] = &[
-    on("add_generation_prompt"),
     off("add_special_tokens"),
     null_only("audio"),
     null_only("chat_template"),
-    off("continue_final_message"),
     empty("documents"),
-    off("echo"),
-    field("function_call", "`none` or `auto`", is_passive_choice),
-    empty("functions"),
     null_only("image"),
     null_only("kv_transfer_params"),
     empty("logits_processors"),
@@ -77,7 +72,7 @@ pub const UNSUPPORTED_IN_COMPLETIONS: &[Unsupported] =
     &[null_only("prompt_embeds"), empty("suffix")];
 
 /// Fields of a message.
-pub(crate) const MESSAGE_FIELDS: &[Unsupported] = &[null_only("audio"), null_only("function_call")];
+pub(crate) const MESSAGE_FIELDS: &[Unsupported] = &[null_only("audio")];
 
 fn is_empty(value: &Value) -> bool {
     match value {
@@ -86,10 +81,6 @@ fn is_empty(value: &Value) -> bool {
         Value::String(text) => text.is_empty(),
         _ => false,
     }
-}
-
-fn is_passive_choice(value: &Value) -> bool {
-    value == "none" || value == "auto"
 }
 
 fn is_text_only(value: &Value) -> bool {
@@ -129,8 +120,8 @@ mod tests {
     #[test]
     fn defaults_that_clients_send_pass() {
         for (name, value) in [
-            ("functions", json!([])),
-            ("function_call", json!("none")),
+            ("logits_processors", json!([])),
+            ("media_response_type", json!("none")),
             ("modalities", json!(["text"])),
             ("chat_template", json!(null)),
             ("documents", json!([])),

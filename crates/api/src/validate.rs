@@ -105,6 +105,39 @@ pub(crate) fn template_kwargs(fields: &mut Fields) -> Result<Map<String, Value>,
     }
 }
 
+/// Checks where the prompt is to end.
+pub(crate) fn ending(request: &ChatRequest) -> Result<(), RequestError> {
+    if !request.continues() {
+        return Ok(());
+    }
+    let conflict = |field: &str, problem: String| {
+        Err(RequestError::Conflict {
+            field: field.to_owned(),
+            problem,
+        })
+    };
+    if request.add_generation_prompt == Some(true) {
+        return conflict(
+            "continue_final_message",
+            "and `add_generation_prompt` cannot both be true: the one goes on in the last message, \
+             the other begins the next"
+                .into(),
+        );
+    }
+    let Some(last) = request.messages.last() else {
+        return Ok(());
+    };
+    let at = request.messages.len().saturating_sub(1);
+    let problem = if !last.tool_calls.is_empty() {
+        format!("needs a text to go on from, but `messages[{at}]` calls tools")
+    } else if !last.content.ends_with_text() {
+        format!("needs a text to go on from, but `messages[{at}].content` ends with a picture")
+    } else {
+        return Ok(());
+    };
+    conflict("continue_final_message", problem)
+}
+
 /// Checks fields against each other.
 pub(crate) fn relations(request: &ChatRequest) -> Result<(), RequestError> {
     let conflict = |field: &str, problem: String| {

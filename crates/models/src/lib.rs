@@ -40,5 +40,5 @@ pub use load::{Admit, LoadOptions, LoadedModel, Need, OnProgress, load};
 pub use nemo_files::NemoFiles;
 pub use outline::{survey, survey_card};
 pub use processor::{
-    Chat, Entity, Grounded, ImageError, Message, Part, PrepareError, Processor, ToolCall,
+    Chat, Ending, Entity, Grounded, ImageError, Message, Part, PrepareError, Processor, ToolCall,
 };

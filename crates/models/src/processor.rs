@@ -56,6 +56,20 @@ pub struct Chat {
     pub tools: Vec<Value>,
     /// Reach the chat template as variables (`date_string`, `enable_thinking`, ...).
     pub template_kwargs: Map<String, Value>,
+    /// Where the prompt ends.
+    pub ending: Ending,
+}
+
+/// Where a prompt ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// Where the answer begins: behind what the template writes in front of one.
+    #[default]
+    Answer,
+    /// Behind the last message, without what stands in front of an answer.
+    Message,
+    /// Behind the text of the last message, which the answer continues.
+    Text,
 }
 
 /// Why a conversation cannot be made into a prompt. Always the client's to mend.
@@ -65,6 +79,9 @@ pub enum PrepareError {
     /// The model's template refuses the conversation, or cannot render it.
     #[error("the model's chat template refuses this conversation: {0}")]
     Template(String),
+    /// The prompt cannot end where it is to end ([`Chat::ending`]).
+    #[error("{0}")]
+    Ending(String),
     /// A picture that this architecture cannot take.
     #[error("image {index}: {reason}")]
     Image {

@@ -80,6 +80,7 @@ fn prompts_and_ids_are_the_references() {
             messages: case.messages.iter().map(message).collect(),
             tools: case.tools,
             template_kwargs: case.template_kwargs,
+            ..Chat::default()
         };
         assert_eq!(
             processor.render(&chat).unwrap(),
@@ -121,6 +122,7 @@ fn typed_everywhere(typed: &str) -> Chat {
         messages: vec![user(vec![Part::Text(typed.into())]), calling, result],
         tools: vec![tool],
         template_kwargs: json!({"date_string": "today"}).as_object().unwrap().clone(),
+        ..Chat::default()
     }
 }
 

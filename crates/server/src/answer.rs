@@ -251,7 +251,7 @@ impl Answer {
 ///
 /// Decoders of the SentencePiece kind drop the space at the start of a text, so the token is
 /// decoded behind itself and the first one taken off.
-fn token_text(tokenizer: &Tokenizer, id: u32) -> Result<String, TextError> {
+pub(crate) fn token_text(tokenizer: &Tokenizer, id: u32) -> Result<String, TextError> {
     let alone = tokenizer.decode(&[id], false)?;
     let twice = tokenizer.decode(&[id, id], false)?;
     Ok(match twice.strip_prefix(&alone) {

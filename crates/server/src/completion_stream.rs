@@ -1,7 +1,7 @@
 //! Text completions as server-sent events.
 //!
-//! As [`sse`], with chunks of text: none opens an answer, and the last text of an answer and its
-//! `finish_reason` come in one.
+//! As [`sse`], with chunks of text: none opens an answer, but the prompt if it is repeated, and the
+//! last text of an answer and its `finish_reason` come in one.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -11,7 +11,9 @@ use axum::response::sse::Event;
 use futures::stream::{BoxStream, SelectAll, StreamExt as _};
 use vlmd_api::{TextChunk, TextChunkChoice, TextCompletion, TextLogprobs, TokenLogprob, Usage};
 
-use crate::answer::Piece;
+use crate::answer::{Piece, PromptLogprobs};
+use crate::echo::{Echo, SILENT, Wanted};
+use crate::entrance::Completing;
 use crate::error::Refusal;
 use crate::generation::Generation;
 use crate::sse::{self, Envelope};
@@ -31,6 +33,9 @@ struct Frames {
     answers: Vec<Sent>,
     /// Answers of each generation.
     n: usize,
+    /// What each generation's answers repeat, until they have.
+    echoes: Vec<Option<Echo>>,
+    wanted: Wanted,
     envelope: Envelope,
     queue: VecDeque<Event>,
 }
@@ -46,17 +51,31 @@ struct Sent {
 
 /// Sends the answers to all prompts, each of which has `n`, while they are written. The response
 /// body owns the generations, so a client that goes away gives them up.
-pub(crate) fn respond(generations: Vec<Generation>, n: usize, envelope: Envelope) -> Response {
-    let frames = Frames {
+pub(crate) fn respond(
+    completing: Vec<Completing>,
+    n: usize,
+    wanted: Wanted,
+    envelope: Envelope,
+) -> Response {
+    let (generations, echoes): (Vec<_>, Vec<_>) = completing
+        .into_iter()
+        .map(|one| (one.generation, one.echo))
+        .unzip();
+    let mut frames = Frames {
         usages: generations.iter().map(Generation::usage).collect(),
         answers: (0..generations.len() * n)
             .map(|_| Sent::default())
             .collect(),
         said: Some(generations.into_iter().enumerate().map(said).collect()),
         n,
+        echoes,
+        wanted,
         envelope,
         queue: VecDeque::new(),
     };
+    if wanted.logprobs.is_none() {
+        (0..frames.echoes.len()).for_each(|generation| frames.echo(generation, None));
+    }
     sse::stream(futures::stream::unfold(frames, |mut frames| async move {
         let event = frames.next().await?;
         Some((Ok::<_, Infallible>(event), frames))
@@ -95,7 +114,12 @@ impl Frames {
     fn take(&mut self, said: Said) {
         self.usages[said.generation] = said.usage;
         match said.next {
-            Ok((index, piece)) => self.piece(said.generation * self.n + index, piece),
+            Ok((index, mut piece)) => {
+                if let Some(scores) = piece.prompt_logprobs.take() {
+                    self.echo(said.generation, Some(&scores));
+                }
+                self.piece(said.generation * self.n + index, piece);
+            }
             Err(refusal) => {
                 self.queue.extend(sse::broken_off(&refusal));
                 self.done();
@@ -103,7 +127,33 @@ impl Frames {
         }
     }
 
+    /// Repeats a prompt in front of its answers, if it is to be and has not been.
+    fn echo(&mut self, generation: usize, scores: Option<&PromptLogprobs>) {
+        let Some(echo) = self.echoes[generation].take() else {
+            return;
+        };
+        let logprobs = scores.zip(self.wanted.logprobs);
+        let logprobs = logprobs.map(|(scores, top)| echo.logprobs(scores, top));
+        for index in generation * self.n..(generation + 1) * self.n {
+            let end = logprobs.as_ref().and_then(TextLogprobs::end);
+            self.answers[index].offset = end.unwrap_or(0);
+            self.choice(TextChunkChoice {
+                index,
+                text: echo.text.clone(),
+                logprobs: logprobs.clone(),
+                finish_reason: None,
+                stop_reason: None,
+            });
+        }
+    }
+
     fn piece(&mut self, index: usize, mut piece: Piece) {
+        if self.wanted.is_silent {
+            piece = Piece {
+                end: piece.end.map(|_| SILENT),
+                ..Piece::default()
+            };
+        }
         let sent = &mut self.answers[index];
         sent.withheld.append(&mut piece.logprobs);
         if piece.text.is_empty() && piece.end.is_none() {
@@ -119,13 +169,16 @@ impl Frames {
             Some(end) => (Some(end.reason), end.stop),
             None => (None, None),
         };
-        let choice = TextChunkChoice {
+        self.choice(TextChunkChoice {
             index,
             text: piece.text,
             logprobs,
             finish_reason,
             stop_reason,
-        };
+        });
+    }
+
+    fn choice(&mut self, choice: TextChunkChoice) {
         let options = self.envelope.options;
         let continuous = options.is_some_and(|o| o.include_usage && o.continuous_usage_stats);
         self.chunk(vec![choice], continuous);
@@ -139,7 +192,9 @@ impl Frames {
             created: self.envelope.created,
             model: self.envelope.model.clone(),
             choices,
-            usage: usage.filter(|_| with_usage),
+            usage: usage
+                .filter(|_| with_usage)
+                .map(|usage| self.wanted.usage(usage)),
         };
         self.queue.extend(sse::event(&chunk));
     }

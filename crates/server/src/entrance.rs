@@ -8,6 +8,7 @@ use vlmd_api::{ChatRequest, CompletionRequest};
 
 use crate::assets::Owner;
 use crate::auth::Caller;
+use crate::echo::Echo;
 use crate::error::Refusal;
 use crate::generation::{self, Generation};
 use crate::prompt::Prompt;
@@ -20,6 +21,14 @@ pub(crate) struct Entrance {
     pub(crate) model: Arc<ServedModel>,
     pub(crate) caller: Option<Caller>,
     admission: Admission,
+}
+
+/// The answers to one of several texts.
+#[derive(Debug)]
+pub(crate) struct Completing {
+    pub(crate) generation: Generation,
+    /// What stands in front of them.
+    pub(crate) echo: Option<Echo>,
 }
 
 impl Entrance {
@@ -67,13 +76,13 @@ impl Entrance {
         Generation::submit(state, self.admission, model, request, &prompt, grammar)
     }
 
-    /// The same for texts to be continued: the answers to each. Takes the prompts out of the
-    /// request.
+    /// The same for texts to be continued: the answers to each, and what they repeat. Takes the
+    /// prompts out of the request.
     pub(crate) async fn complete(
         self,
         state: &AppState,
         request: &mut CompletionRequest,
-    ) -> Result<Vec<Generation>, Refusal> {
+    ) -> Result<Vec<Completing>, Refusal> {
         let model = &self.model;
         let grammar = {
             let settings = &request.settings;
@@ -85,11 +94,16 @@ impl Entrance {
             .instrument(info_span!("prepare"))
             .await?;
         let (settings, grammar) = (&request.settings, grammar.as_ref());
-        let submit = |prompt| {
+        let submit = |prompt: Prompt| {
             let admission = self.admission.clone();
-            Generation::submit(state, admission, model, settings, prompt, grammar)
+            Ok(Completing {
+                generation: Generation::submit(
+                    state, admission, model, settings, &prompt, grammar,
+                )?,
+                echo: prompt.echo,
+            })
         };
-        prompts.iter().map(submit).collect()
+        prompts.into_iter().map(submit).collect()
     }
 
     /// Makes the prompt of a conversation to be looked at: nothing is asked of the model.

@@ -228,6 +228,7 @@ impl Refusal {
                 PrepareError::Template(_) => bad_request("invalid_messages"),
                 PrepareError::Image { .. } => bad_request("invalid_image"),
                 PrepareError::Tokenize(_) => bad_request("invalid_text"),
+                PrepareError::Ending(_) => bad_request("unsupported_parameter"),
                 _ => INTERNAL,
             },
             Self::PromptTooLong { .. } | Self::AnswerTooLong { .. } => {

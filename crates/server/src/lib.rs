@@ -38,6 +38,7 @@ mod completion_stream;
 mod config;
 mod constraint;
 mod cors;
+mod echo;
 mod entrance;
 mod error;
 #[cfg(fuzzing)]

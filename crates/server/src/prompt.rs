@@ -7,10 +7,11 @@ use tokio::task::spawn_blocking;
 use tracing::{Instrument as _, Span, info_span};
 use vlmd_api::{ChatRequest, ContentPart, DEFAULT_MAX_TOKENS, Message, MessageContent, PastCall};
 use vlmd_backend::Prepared;
-use vlmd_models::{Chat, Message as ModelMessage, Part, PrepareError, ToolCall};
+use vlmd_models::{Chat, Ending, Message as ModelMessage, Part, PrepareError, ToolCall};
 
 use crate::auth::Caller;
 use crate::bad_words;
+use crate::echo::Echo;
 use crate::error::Refusal;
 use crate::pictures::{Arrived, Owner, Wanted};
 use crate::state::{AppState, ServedModel};
@@ -24,8 +25,12 @@ pub(crate) struct Prompt {
     /// Only prompts with the same share what is computed.
     pub(crate) salt: Vec<u8>,
     pub(crate) origin: Origin,
+    /// Whether the answer goes on in the middle of a text.
+    pub(crate) continues: bool,
     /// As it reads, where that is known: it is not made to be answered.
     pub(crate) text: Option<String>,
+    /// If its answers repeat it.
+    pub(crate) echo: Option<Echo>,
 }
 
 /// What a prompt was made of.
@@ -58,9 +63,10 @@ impl Origin {
 impl Prompt {
     /// The tokens whose text the answer continues.
     pub(crate) fn continued(&self) -> &[u32] {
-        match self.origin {
-            Origin::Messages => &[],
-            Origin::Text => &self.prepared.tokens,
+        if self.continues {
+            &self.prepared.tokens
+        } else {
+            &[]
         }
     }
 }
@@ -72,6 +78,8 @@ struct Draft {
     pictures: Vec<Arrived>,
     owner: Owner,
     bad_words: Vec<String>,
+    /// Whether the last message says something.
+    ends_in_words: bool,
     /// Whether its text is wanted.
     shown: bool,
 }
@@ -122,6 +130,8 @@ async fn make(
         return Err(Refusal::Labels { index });
     }
     let mut wanted = Wanted::default();
+    let last = request.messages.last();
+    let ends_in_words = last.is_some_and(|last| !last.content.text().trim().is_empty());
     let messages = std::mem::take(&mut request.messages);
     let mut template_kwargs = std::mem::take(&mut request.chat_template_kwargs);
     if let Some(grounded) = request.grounded_response {
@@ -138,6 +148,7 @@ async fn make(
             .map(|tool| tool.definition.clone())
             .collect(),
         template_kwargs,
+        ending: ending(request),
     };
     let owner = Owner {
         caller,
@@ -155,6 +166,7 @@ async fn make(
         pictures,
         owner,
         bad_words: std::mem::take(&mut request.bad_words),
+        ends_in_words,
         shown,
     };
     let start = Instant::now();
@@ -167,6 +179,8 @@ async fn make(
     prompt.map_err(|(field, source)| {
         let field = match &source {
             PrepareError::Image { index, .. } => wanted.field(*index),
+            PrepareError::Ending(_) if request.continues() => "continue_final_message",
+            PrepareError::Ending(_) => "add_generation_prompt",
             _ => field,
         };
         Refusal::Prepare {
@@ -174,6 +188,17 @@ async fn make(
             source,
         }
     })
+}
+
+/// Where the prompt of a request is to end.
+fn ending(request: &ChatRequest) -> Ending {
+    if request.continues() {
+        Ending::Text
+    } else if request.add_generation_prompt == Some(false) {
+        Ending::Message
+    } else {
+        Ending::Answer
+    }
 }
 
 /// A field of the request, and what is wrong with it.
@@ -220,7 +245,9 @@ impl Draft {
             bad_words,
             salt: self.owner.salt(),
             origin: Origin::Messages,
+            continues: self.chat.ending == Ending::Text && self.ends_in_words,
             text: text.map_err(|error| ("messages", error))?,
+            echo: None,
         })
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The frames of a stream, each `data: {json}` and an empty line:
 //!
-//! 1. for every answer, a chunk with `role` and empty content, as soon as the request is in line;
+//! 1. for every answer, a chunk with `role` and empty content, as soon as the request is in line,
+//!    and one with what it repeats of the conversation, if it does (`echo`);
 //! 2. chunks with text or calls of tools, of all answers as they come; a chunk is never empty;
 //! 3. for every answer, once, a chunk with `finish_reason`, no text, and what the answer points
 //!    at if it does;
@@ -41,6 +42,17 @@ pub(crate) struct Envelope {
     pub(crate) model: String,
     pub(crate) options: Option<StreamOptions>,
     pub(crate) logprobs: bool,
+    /// How the chunks of a conversation's answer differ from others.
+    pub(crate) manner: Manner,
+}
+
+/// How the answer to a conversation is told.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Manner {
+    /// With what each answer begins.
+    pub(crate) echo: Option<String>,
+    /// Whether calls have their older name.
+    pub(crate) functions: bool,
 }
 
 /// Makes a frame of a chunk.
@@ -134,6 +146,9 @@ impl Frames {
         };
         for index in 0..count {
             frames.choice(index, Delta::opening(), Piece::default());
+            if let Some(echo) = frames.envelope.manner.echo.clone() {
+                frames.choice(index, Delta::text(echo), Piece::default());
+            }
         }
         frames
     }
@@ -181,6 +196,11 @@ impl Frames {
             logprobs,
             finish_reason,
             stop_reason,
+        };
+        let choice = if self.envelope.manner.functions {
+            choice.in_functions()
+        } else {
+            choice
         };
         let continuous = self
             .envelope
@@ -230,6 +250,7 @@ pub(crate) fn of_texts(texts: Vec<String>) -> Response {
             model: texts.first().cloned().unwrap_or_default(),
             options: None,
             logprobs: false,
+            manner: Manner::default(),
         },
         write: chat,
         withheld: vec![Vec::new()],

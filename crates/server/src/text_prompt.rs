@@ -8,6 +8,7 @@ use vlmd_models::PrepareError;
 
 use crate::auth::Caller;
 use crate::bad_words;
+use crate::echo::Echo;
 use crate::error::Refusal;
 use crate::pictures::Owner;
 use crate::prompt::{Origin, Prompt, at_work};
@@ -29,6 +30,8 @@ pub(crate) async fn prepare(
         add_special_tokens: request.add_special_tokens,
         bad_words: std::mem::take(&mut request.settings.bad_words),
         salt: owner.salt(),
+        echo: request.echo,
+        has_logprobs: request.logprobs.is_some(),
     };
     let model = Arc::clone(model);
     at_work(state, move || draft.finish(&model)).await?
@@ -55,6 +58,9 @@ struct Draft {
     add_special_tokens: bool,
     bad_words: Vec<String>,
     salt: Vec<u8>,
+    /// Whether answers repeat their prompt, and tell the log probabilities of its tokens.
+    echo: bool,
+    has_logprobs: bool,
 }
 
 impl Draft {
@@ -77,11 +83,20 @@ impl Draft {
                 ),
             };
             check(model, &field, &tokens)?;
+            let echo = self.echo.then(|| {
+                let echo = Echo::new(tokenizer, &tokens, text.as_deref(), self.has_logprobs);
+                echo.map_err(|error| {
+                    tracing::error!(%error, "a prompt cannot be decoded");
+                    Refusal::Internal
+                })
+            });
             Ok(Prompt {
+                echo: echo.transpose()?,
                 prepared: Prepared::text(tokens),
                 bad_words: bad_words.clone(),
                 salt: self.salt.clone(),
                 origin: Origin::Text,
+                continues: true,
                 text,
             })
         };

@@ -30,6 +30,9 @@ pub(crate) fn check(model: &ServedModel, request: &ChatRequest) -> Result<(), Re
         .enumerate()
         .find(|(_, message)| !message.tool_calls.is_empty());
     let field = match calling {
+        _ if !request.usable_tools().is_empty() && request.speaks_of_functions() => {
+            "functions".to_owned()
+        }
         _ if !request.usable_tools().is_empty() => "tools".to_owned(),
         Some((index, _)) => format!("messages[{index}].tool_calls"),
         None => return Ok(()),

@@ -19,6 +19,7 @@
 mod added;
 mod byte_level;
 pub mod constraint;
+mod continuation;
 mod detokenizer;
 mod error;
 mod library;
@@ -31,6 +32,7 @@ mod testing;
 mod tokenizer;
 mod tools;
 
+pub use continuation::{cut_at_mark, mark_end};
 pub use detokenizer::Detokenizer;
 pub use error::TextError;
 pub use stop::{Progress, StopMatcher};

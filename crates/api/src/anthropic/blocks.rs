@@ -37,11 +37,11 @@ pub(super) fn messages(fields: &mut Fields, talk: &mut Conversation) -> Result<(
     for (index, message) in messages.into_iter().enumerate() {
         read_message(message, &format!("messages[{index}]"), talk)?;
     }
-    if talk.ends_with_assistant() {
+    if talk.ends_with_calls() {
         return Err(RequestError::Conflict {
             field: "messages".into(),
-            problem: "must end with a message of role `user`: answers are not continued from a \
-                beginning (prefill)"
+            problem: "must end with a message of role `user` where the assistant's last one calls \
+                tools: it has their results"
                 .into(),
         });
     }

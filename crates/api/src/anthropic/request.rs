@@ -62,7 +62,13 @@ fn read(body: &[u8], is_answered: bool) -> Result<ReadMessages, RequestError> {
     let mut talk = Conversation::default();
     blocks::system(&mut fields, &mut talk)?;
     blocks::messages(&mut fields, &mut talk)?;
+    // A beginning of the answer (prefill), which the answer goes on from.
+    let is_begun = talk.ends_with_assistant();
     let mut names = talk.finish(&mut chat);
+    if is_begun {
+        chat.insert("continue_final_message".into(), true.into());
+        names.add("continue_final_message", "messages");
+    }
     if is_answered && fields.peek("max_tokens").is_none() {
         return Err(fields.missing("max_tokens"));
     }
@@ -268,7 +274,8 @@ pub struct MessagesRequest {
 pub struct CountTokensRequest {
     /// Name of a served model, as `GET /v1/models` lists it.
     pub model: String,
-    /// The conversation, oldest first; the last message is the user's.
+    /// The conversation, oldest first. Where the last message is the assistant's, the answer goes on
+    /// from its text, and does not repeat it.
     #[schema(min_items = 1)]
     pub messages: Vec<InputMessage>,
     /// What stands before the conversation.

@@ -120,7 +120,7 @@ impl StopReason {
     pub fn of(reason: FinishReason, stop: Option<&crate::StopReason>) -> (Self, Option<String>) {
         match (reason, stop) {
             (FinishReason::Length, _) => (Self::MaxTokens, None),
-            (FinishReason::ToolCalls, _) => (Self::ToolUse, None),
+            (FinishReason::ToolCalls | FinishReason::FunctionCall, _) => (Self::ToolUse, None),
             (FinishReason::Stop, Some(crate::StopReason::Text(text))) => {
                 (Self::StopSequence, Some(text.clone()))
             }

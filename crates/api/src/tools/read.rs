@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::{
-    FUNCTION, Function, MAX_FUNCTION_NAME, MAX_TOOLS, MAX_TOOLS_BYTES, NamedFunction, NamedTool,
-    PastCall, PastFunction, Tool, ToolChoice, ToolMode,
+    ALLOWED, AllowedChoice, AllowedTools, FUNCTION, Function, MAX_FUNCTION_NAME, MAX_TOOLS,
+    MAX_TOOLS_BYTES, NamedFunction, NamedTool, PastCall, PastFunction, Tool, ToolChoice, ToolMode,
 };
 use crate::reader::{Fields, out_of_range, show, wrong_type};
 use crate::{ChatRequest, RequestError};
 
 /// The fields of a request that are about tools.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct ToolFields {
     pub(crate) tools: Vec<Tool>,
     pub(crate) choice: Option<ToolChoice>,
@@ -24,7 +24,7 @@ impl ToolFields {
     pub(crate) fn read(fields: &mut Fields) -> Result<Self, RequestError> {
         // An empty list is what many clients send that have no tools.
         let are_given = fields.peek("tools").is_some();
-        let tools = read_tools(fields)?;
+        let mut tools = read_tools(fields)?;
         let choice = read_choice(fields, &tools)?;
         let parallel = fields.boolean("parallel_tool_calls")?;
         let needs_tools = match choice {
@@ -36,6 +36,13 @@ impl ToolFields {
             return Err(RequestError::Conflict {
                 field: fields.at("tool_choice"),
                 problem: "is only allowed where `tools` are given".into(),
+            });
+        }
+        if let Some(ToolChoice::Allowed(allowed)) = &choice {
+            let allowed = &allowed.allowed_tools.tools;
+            tools.retain(|tool| {
+                let mut names = allowed.iter().map(|tool| &tool.function.name);
+                names.any(|name| *name == tool.function.name)
             });
         }
         Ok(Self {
@@ -127,7 +134,7 @@ fn read_parameters(function: &mut Fields) -> Result<Option<Map<String, Value>>, 
 
 fn read_choice(fields: &mut Fields, tools: &[Tool]) -> Result<Option<ToolChoice>, RequestError> {
     let path = fields.at("tool_choice");
-    let bound = "`none`, `auto`, `required` or an object that names a function";
+    let bound = "`none`, `auto`, `required`, or an object that names a function or `allowed_tools`";
     let mode = match fields.take("tool_choice") {
         None => return Ok(None),
         Some(Value::String(word)) => match word.as_str() {
@@ -136,15 +143,55 @@ fn read_choice(fields: &mut Fields, tools: &[Tool]) -> Result<Option<ToolChoice>
             "required" => ToolMode::Required,
             _ => return Err(out_of_range(path, bound, &Value::from(word))),
         },
+        Some(some @ Value::Object(_)) if some["type"] == ALLOWED => {
+            return read_allowed(some, path, tools).map(Some);
+        }
         Some(named @ Value::Object(_)) => {
-            return read_named(named, &path, tools).map(Some);
+            let named = read_named(named, &path, tools)?;
+            return Ok(Some(ToolChoice::Function(named)));
         }
         Some(other) => return Err(wrong_type(path, bound, &other)),
     };
     Ok(Some(ToolChoice::Mode(mode)))
 }
 
-fn read_named(value: Value, path: &str, tools: &[Tool]) -> Result<ToolChoice, RequestError> {
+fn read_allowed(value: Value, path: String, tools: &[Tool]) -> Result<ToolChoice, RequestError> {
+    let mut fields = Fields::new(value, path)?;
+    let mut allowed = read_object(&mut fields, ALLOWED)?;
+    let mode = allowed
+        .string("mode")?
+        .ok_or_else(|| allowed.missing("mode"))?;
+    let mode = match mode.as_str() {
+        "auto" => ToolMode::Auto,
+        "required" => ToolMode::Required,
+        _ => {
+            let bound = "`auto` or `required`";
+            return Err(out_of_range(allowed.at("mode"), bound, &mode.into()));
+        }
+    };
+    let path = allowed.at("tools");
+    let named = allowed
+        .array("tools")?
+        .ok_or_else(|| allowed.missing("tools"))?;
+    if !(1..=MAX_TOOLS).contains(&named.len()) {
+        return Err(RequestError::Value {
+            field: path,
+            bound: format!("an array of 1 to {MAX_TOOLS} tools"),
+            value: format!("an array of {}", named.len()),
+        });
+    }
+    let named = named.into_iter().enumerate();
+    let named = named.map(|(index, tool)| read_named(tool, &format!("{path}[{index}]"), tools));
+    Ok(ToolChoice::Allowed(AllowedChoice {
+        r#type: ALLOWED,
+        allowed_tools: AllowedTools {
+            mode,
+            tools: named.collect::<Result<_, _>>()?,
+        },
+    }))
+}
+
+fn read_named(value: Value, path: &str, tools: &[Tool]) -> Result<NamedTool, RequestError> {
     let mut fields = Fields::new(value, path.to_owned())?;
     read_type(&mut fields)?;
     let mut function = read_object(&mut fields, FUNCTION)?;
@@ -158,10 +205,10 @@ fn read_named(value: Value, path: &str, tools: &[Tool]) -> Result<ToolChoice, Re
             &Value::from(name),
         ));
     }
-    Ok(ToolChoice::Function(NamedTool {
+    Ok(NamedTool {
         r#type: FUNCTION,
         function: NamedFunction { name },
-    }))
+    })
 }
 
 /// Refuses a request whose answer must be a call, and something else as well. `response_format` is
@@ -180,7 +227,7 @@ pub(crate) fn alone(request: &ChatRequest) -> Result<(), RequestError> {
 }
 
 /// Reads the `tool_calls` of an assistant's message.
-pub(crate) fn read_past(fields: &mut Fields) -> Result<Vec<PastCall>, RequestError> {
+pub(super) fn read_past(fields: &mut Fields) -> Result<Vec<PastCall>, RequestError> {
     let path = fields.at("tool_calls");
     let calls = fields.array("tool_calls")?.unwrap_or_default();
     if calls.len() > MAX_TOOLS {
@@ -198,7 +245,7 @@ pub(crate) fn read_past(fields: &mut Fields) -> Result<Vec<PastCall>, RequestErr
 }
 
 impl PastCall {
-    fn read(value: Value, path: &str) -> Result<Self, RequestError> {
+    pub(super) fn read(value: Value, path: &str) -> Result<Self, RequestError> {
         let mut fields = Fields::new(value, path.to_owned())?;
         let id = fields.string("id")?;
         read_type(&mut fields)?;

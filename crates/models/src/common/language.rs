@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde_json::Value;
-use vlmd_text::{ChatTemplate, TextError, Tokenizer, ToolFamily};
+use vlmd_text::{ChatTemplate, TextError, Tokenizer, ToolFamily, cut_at_mark, mark_end};
 
-use crate::{Chat, PrepareError};
+use crate::{Chat, Ending, PrepareError};
 
 /// The language of a model.
 pub(crate) struct Language {
@@ -50,9 +50,13 @@ impl Language {
     }
 
     /// Renders `messages`, each an object with `role` and `content` in which what users wrote is
-    /// shielded, up to where the answer begins. The tools and the arguments for the template are
+    /// shielded, up to where the prompt is to end. The tools and the arguments for the template are
     /// `chat`'s.
-    pub(crate) fn render(&self, chat: &Chat, messages: Vec<Value>) -> Result<String, PrepareError> {
+    pub(crate) fn render(
+        &self,
+        chat: &Chat,
+        mut messages: Vec<Value>,
+    ) -> Result<String, PrepareError> {
         let template = self.template.as_ref().ok_or_else(|| {
             PrepareError::Template(
                 "there is none: the checkpoint is a base model, which cannot chat".to_owned(),
@@ -64,14 +68,28 @@ impl Language {
             let tools = tools.map(|tool| self.tokenizer.shield_json(tool)).collect();
             kwargs.insert("tools".to_owned(), tools);
         }
-        template
-            .render(&Value::Array(messages), &kwargs, true)
+        if chat.ending == Ending::Text {
+            mark_last(&mut messages)?;
+        }
+        let prompt = template
+            .render(
+                &Value::Array(messages),
+                &kwargs,
+                chat.ending == Ending::Answer,
+            )
             .map_err(|error| match error {
                 TextError::Refused(reason) | TextError::Render(reason) => {
                     PrepareError::Template(reason)
                 }
                 other => PrepareError::Template(other.to_string()),
-            })
+            })?;
+        if chat.ending != Ending::Text {
+            return Ok(prompt);
+        }
+        cut_at_mark(&prompt).map(str::to_owned).ok_or_else(|| {
+            let problem = "the model's chat template leaves out the text of the last message";
+            PrepareError::Ending(problem.to_owned())
+        })
     }
 
     /// Takes the shields off a prompt.
@@ -99,6 +117,26 @@ impl Language {
             )));
         }
         Ok(ids)
+    }
+}
+
+/// Marks the end of the last message's text.
+fn mark_last(messages: &mut [Value]) -> Result<(), PrepareError> {
+    let content = messages
+        .last_mut()
+        .and_then(|message| message.get_mut("content"));
+    let last = match content {
+        Some(Value::Array(parts)) => parts.last_mut().and_then(|part| part.get_mut("text")),
+        whole => whole,
+    };
+    match last {
+        Some(Value::String(text)) => {
+            mark_end(text);
+            Ok(())
+        }
+        _ => Err(PrepareError::Ending(
+            "the last message must end with text, which the answer continues".to_owned(),
+        )),
     }
 }
 

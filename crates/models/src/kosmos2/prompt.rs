@@ -14,13 +14,14 @@
 //! - all messages, system messages and earlier turns too, are put together in their order with a
 //!   blank between them, so that an earlier answer stands behind its question;
 //! - `<grounding>`, which makes the model name places, is put in front, unless it is there already
-//!   or the template argument `grounded_response` is false.
+//!   or the template argument `grounded_response` is false;
+//! - a last message whose text is to be continued stays as it is, whoever's it is.
 //!
 //! Pictures stand in front of all text, whatever their place in the conversation.
 
 use serde_json::Value;
 
-use crate::{Chat, Message, Part, PrepareError};
+use crate::{Chat, Ending, Message, Part, PrepareError};
 
 /// Asks for places of what the answer names.
 pub(super) const GROUNDING: &str = "<grounding>";
@@ -56,7 +57,8 @@ const GROUNDED: &str = "grounded_response";
 /// The text of a conversation.
 ///
 /// # Errors
-/// When `grounded_response` is not a boolean.
+/// When `grounded_response` is not a boolean, and for [`Ending::Message`]: nothing of a prompt is
+/// the answer's beginning alone.
 pub(super) fn text(chat: &Chat) -> Result<String, PrepareError> {
     let grounded = match chat.template_kwargs.get(GROUNDED) {
         None | Some(Value::Null) => true,
@@ -67,9 +69,19 @@ pub(super) fn text(chat: &Chat) -> Result<String, PrepareError> {
             )));
         }
     };
+    if chat.ending == Ending::Message {
+        return Err(PrepareError::Ending(
+            "Kosmos-2 has no turns: nothing stands in front of an answer that could be left out"
+                .to_owned(),
+        ));
+    }
+    let continued = (chat.ending == Ending::Text).then(|| chat.messages.len().saturating_sub(1));
     let wish = Wish::read(chat)?;
     let last = chat.messages.iter().rposition(|m| m.role == "user");
     let messages = chat.messages.iter().enumerate().map(|(index, message)| {
+        if Some(index) == continued {
+            return Ok(words(message));
+        }
         let wish = if Some(index) == last {
             wish
         } else {
@@ -93,6 +105,15 @@ fn blank(text: &str) -> &'static str {
     }
 }
 
+/// The text of a message.
+fn words(message: &Message) -> String {
+    let texts = message.parts.iter().filter_map(|part| match part {
+        Part::Text(text) => Some(text.trim()).filter(|text| !text.is_empty()),
+        Part::Image(_) => None,
+    });
+    texts.collect::<Vec<_>>().join(" ")
+}
+
 /// What a message is to be.
 #[derive(Debug, Clone, Copy, Default)]
 struct Wish {
@@ -112,11 +133,7 @@ impl Wish {
 
     fn apply(self, message: &Message) -> Result<String, PrepareError> {
         let refused = |reason: &str| Err(PrepareError::Template(reason.to_owned()));
-        let texts = message.parts.iter().filter_map(|part| match part {
-            Part::Text(text) => Some(text.trim()).filter(|text| !text.is_empty()),
-            Part::Image(_) => None,
-        });
-        let text = texts.collect::<Vec<_>>().join(" ");
+        let text = words(message);
         if message.role != "user" {
             return Ok(text);
         }

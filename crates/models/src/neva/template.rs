@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Chat, Message, Part, PrepareError};
+use vlmd_text::{cut_at_mark, mark_end};
+
+use crate::{Chat, Ending, Message, Part, PrepareError};
 
 /// Ends a message, and stands before the next one's role.
 pub(super) const SEPARATOR: &str = "<extra_id_1>";
@@ -68,29 +70,43 @@ impl Template {
         matches!(self, Self::Vicuna | Self::Llama2)
     }
 
-    /// The prompt, up to where the answer begins. `image` stands for a picture; `written` is
-    /// applied to all that users wrote.
+    /// The prompt, up to where the answer begins or goes on. `image` stands for a picture;
+    /// `written` is applied to all that users wrote.
     ///
     /// # Errors
-    /// When the messages do not take turns, or labels are not the model's.
+    /// When the messages do not take turns, or labels are not the model's; for
+    /// [`Ending::Message`], and where other messages than an assistant's are to be continued.
     pub(super) fn render(
         self,
         chat: &Chat,
         image: &str,
         written: impl Fn(&str) -> String,
     ) -> Result<String, PrepareError> {
+        check(chat)?;
+        let continued = chat.messages.last().filter(|_| chat.ending == Ending::Text);
         let words = |message: &Message| {
             let word = |part: &Part| match part {
                 Part::Text(text) => written(text),
                 Part::Image(_) => format!("{image}\n"),
             };
-            message.parts.iter().map(word).collect::<String>()
+            let mut words = message.parts.iter().map(word).collect::<String>();
+            if continued.is_some_and(|last| std::ptr::eq(last, message)) {
+                mark_end(&mut words);
+            }
+            words
         };
         let (system, messages) = match chat.messages.as_slice() {
             [first, rest @ ..] if first.role == "system" => (words(first), rest),
             all => (String::new(), all),
         };
         let rounds = rounds(messages, words)?;
+        let is_open = matches!(rounds.last(), Some(round) if round.assistant.is_none());
+        if !is_open && continued.is_none() {
+            return refused(
+                "the last message must be a user's, or an assistant's without content, which may \
+                 carry labels",
+            );
+        }
         let system = if system.is_empty() {
             match self {
                 Self::SteerLm | Self::Vicuna => SYSTEM_CHAT.to_owned(),
@@ -100,21 +116,40 @@ impl Template {
         } else {
             system
         };
-        Ok(match self {
+        let prompt = match self {
             Self::SteerLm => nvidia(&format!("{system}\n\n"), &rounds, true),
             Self::Dpo => nvidia(&format!("{system}\n"), &rounds, false),
             Self::Vicuna => vicuna(&system, &rounds),
             Self::Llama2 => llama_2(&system, &rounds),
-        })
+        };
+        // The mark is there: it stands behind the last answer.
+        let cut = continued.and_then(|_| cut_at_mark(&prompt));
+        Ok(cut.map(str::to_owned).unwrap_or(prompt))
     }
 }
 
-/// Users' messages with their answers. The last has none yet.
+/// Refuses prompts that end where no template of NeMo's can.
+fn check(chat: &Chat) -> Result<(), PrepareError> {
+    let is_answer = chat.messages.last().is_some_and(|m| m.role == "assistant");
+    let problem = match chat.ending {
+        Ending::Message => {
+            "NeVA's templates write a user's message and the beginning of the answer in one"
+        }
+        Ending::Text if !is_answer => "NeVA continues messages of role `assistant` alone",
+        Ending::Text | Ending::Answer => return Ok(()),
+    };
+    Err(PrepareError::Ending(problem.to_owned()))
+}
+
+fn refused<T>(reason: &str) -> Result<T, PrepareError> {
+    Err(PrepareError::Template(reason.to_owned()))
+}
+
+/// Users' messages with their answers.
 fn rounds(
     messages: &[Message],
     words: impl Fn(&Message) -> String,
 ) -> Result<Vec<Round>, PrepareError> {
-    let refused = |reason: &str| Err(PrepareError::Template(reason.to_owned()));
     let mut rounds: Vec<Round> = Vec::new();
     for message in messages {
         let answered = rounds.last().is_none_or(|round| round.assistant.is_some());
@@ -141,15 +176,7 @@ fn rounds(
             }
         }
     }
-    match rounds.last() {
-        Some(Round {
-            assistant: None, ..
-        }) => Ok(rounds),
-        _ => refused(
-            "the last message must be a user's, or an assistant's without content, which may \
-             carry labels",
-        ),
-    }
+    Ok(rounds)
 }
 
 /// A line of labels; `given` replaces the usual values.

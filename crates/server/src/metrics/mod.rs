@@ -44,7 +44,9 @@ impl Outcome {
     fn index(self) -> usize {
         match self {
             // To the engine, an answer that calls tools is one that stopped.
-            Self::Finished(FinishReason::Stop | FinishReason::ToolCalls) => 0,
+            Self::Finished(
+                FinishReason::Stop | FinishReason::ToolCalls | FinishReason::FunctionCall,
+            ) => 0,
             Self::Finished(FinishReason::Length) => 1,
             Self::Aborted => 2,
             Self::Failed => 3,

@@ -11,6 +11,7 @@ use vlmd_api::{
 use crate::entrance::Entrance;
 use crate::error::Refusal;
 use crate::generation::Generation;
+use crate::sse::Manner;
 use crate::state::{AppState, unix_time};
 use crate::whole::{self, WholeAnswer};
 use crate::{body, sse};
@@ -44,8 +45,18 @@ pub(crate) async fn answer(
     entrance: Entrance,
     mut request: ChatRequest,
 ) -> Result<Response, Refusal> {
+    let manner = manner(&request);
     let generation = entrance.submit(state, &mut request).await?;
-    send(generation, request, &Form::CHAT).await
+    send(generation, request, manner, &Form::CHAT).await
+}
+
+/// How a request wants its answers, which has its messages still. Nothing is begun with that says
+/// nothing.
+pub(super) fn manner(request: &ChatRequest) -> Manner {
+    Manner {
+        echo: request.echoed().filter(|echo| !echo.is_empty()),
+        functions: request.speaks_of_functions(),
+    }
 }
 
 /// How a dialect writes answers.
@@ -66,6 +77,7 @@ impl Form {
 pub(super) async fn send(
     mut generation: Generation,
     request: ChatRequest,
+    manner: Manner,
     form: &Form,
 ) -> Result<Response, Refusal> {
     let logprobs = request.wanted_logprobs().is_some();
@@ -76,6 +88,7 @@ pub(super) async fn send(
             model: request.model,
             options: request.stream_options,
             logprobs,
+            manner,
         };
         return Ok(sse::respond(generation, envelope, form.chunk));
     }
@@ -90,7 +103,7 @@ pub(super) async fn send(
             .answers
             .into_iter()
             .zip(0..)
-            .map(|(answer, index)| choice(answer, index, logprobs))
+            .map(|(answer, index)| choice(answer, index, logprobs, &manner))
             .collect(),
         usage: generation.usage(),
         prompt_logprobs: whole.prompt_logprobs,
@@ -98,8 +111,11 @@ pub(super) async fn send(
     }))
 }
 
-fn choice(answer: WholeAnswer, index: u32, logprobs: bool) -> Choice {
-    Choice {
+fn choice(mut answer: WholeAnswer, index: u32, logprobs: bool, manner: &Manner) -> Choice {
+    if let Some(echo) = &manner.echo {
+        answer.text.insert_str(0, echo);
+    }
+    let choice = Choice {
         index,
         message: AnswerMessage {
             entities: answer.entities,
@@ -112,5 +128,10 @@ fn choice(answer: WholeAnswer, index: u32, logprobs: bool) -> Choice {
         }),
         finish_reason: answer.end.reason,
         stop_reason: answer.end.stop,
+    };
+    if manner.functions {
+        choice.in_functions()
+    } else {
+        choice
     }
 }

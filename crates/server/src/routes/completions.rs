@@ -4,15 +4,12 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use futures::future::try_join_all;
-use vlmd_api::{
-    CompletionRequest, ErrorBody, Null, TextChoice, TextCompletion, TextLogprobs, Usage,
-    text_completion_id,
-};
+use vlmd_api::{CompletionRequest, ErrorBody, Null, TextCompletion, Usage, text_completion_id};
 
+use crate::echo::Wanted;
 use crate::entrance::Entrance;
 use crate::error::Refusal;
-use crate::generation::Generation;
-use crate::sse::Envelope;
+use crate::sse::{Envelope, Manner};
 use crate::state::{AppState, unix_time};
 use crate::whole::{self, WholeAnswer};
 use crate::{body, completion_stream};
@@ -46,8 +43,9 @@ pub(crate) async fn answer(
     entrance: Entrance,
     mut request: CompletionRequest,
 ) -> Result<Response, Refusal> {
-    let mut generations = entrance.complete(state, &mut request).await?;
-    let (n, logprobs) = (request.n as usize, request.logprobs.is_some());
+    let mut completing = entrance.complete(state, &mut request).await?;
+    let n = request.n as usize;
+    let wanted = Wanted::by(&request);
     let settings = request.settings;
     let (id, created) = (text_completion_id(), unix_time());
     if settings.stream == Some(true) {
@@ -56,33 +54,30 @@ pub(crate) async fn answer(
             created,
             model: settings.model,
             options: settings.stream_options,
-            logprobs,
+            logprobs: wanted.logprobs.is_some(),
+            manner: Manner::default(),
         };
-        return Ok(completion_stream::respond(generations, n, envelope));
+        return Ok(completion_stream::respond(completing, n, wanted, envelope));
     }
-    let whole = try_join_all(generations.iter_mut().map(whole::collect)).await?;
+    let generations = completing.iter_mut().map(|one| &mut one.generation);
+    let whole = try_join_all(generations.map(whole::collect)).await?;
     let mut choices = Vec::new();
-    for whole in whole {
-        let mut prompt_logprobs = whole.prompt_logprobs;
+    for (whole, completing) in whole.into_iter().zip(&completing) {
+        let mut scores = whole.prompt_logprobs;
         for answer in best(whole.answers, n) {
-            choices.push(TextChoice {
-                index: choices.len(),
-                logprobs: logprobs.then(|| TextLogprobs::new(answer.logprobs, 0)),
-                text: answer.text,
-                finish_reason: answer.end.reason,
-                stop_reason: answer.end.stop,
-                prompt_logprobs: prompt_logprobs.take(),
-            });
+            let echo = completing.echo.as_ref();
+            choices.push(wanted.choice(choices.len(), answer, echo, scores.take()));
         }
     }
-    let usage = generations.iter().map(Generation::usage);
+    let usage = completing.iter().map(|one| one.generation.usage());
+    let usage = usage.reduce(Usage::and).unwrap_or(Usage::new(0, 0));
     Ok(Json(TextCompletion {
         id,
         object: TextCompletion::OBJECT,
         created,
         model: settings.model,
         choices,
-        usage: usage.reduce(Usage::and).unwrap_or(Usage::new(0, 0)),
+        usage: wanted.usage(usage),
         kv_transfer_params: Null,
     })
     .into_response())

@@ -70,8 +70,9 @@ pub(crate) async fn vlm(
     {
         return Err(Refusal::KosmosField { field });
     }
+    let manner = chat::manner(&chat);
     let generation = entrance.submit(&state, &mut chat).await?;
-    chat::send(generation, chat, &HOSTED).await
+    chat::send(generation, chat, manner, &HOSTED).await
 }
 
 /// Answers a conversation: `POST /v1/chat/completions` with the model in the path.
@@ -99,8 +100,9 @@ pub(crate) async fn gr(
     check_name(&entrance.model, &name)?;
     let read = move |body: &[u8]| ChatRequest::from_slice_for(body, name);
     let mut chat = body::read(request, state.config(), read).await?;
+    let manner = chat::manner(&chat);
     let generation = entrance.submit(&state, &mut chat).await?;
-    chat::send(generation, chat, &Form::CHAT).await
+    chat::send(generation, chat, manner, &Form::CHAT).await
 }
 
 /// How the hosted dialect writes answers.

@@ -141,6 +141,86 @@ async fn log_probabilities_come_in_the_older_form() {
 }
 
 #[tokio::test]
+async fn a_prompt_comes_back_in_front_of_its_answers() {
+    let server = TestServer::start().await;
+    let asked = json!({"prompt": ["vw", [0x78]], "n": 2, "echo": true});
+    let echoed = answer(&server, &asked).await;
+    assert_eq!(texts(&echoed), ["vwxyz", "vwxyz", "xyz", "xyz"]);
+    assert_eq!(echoed["choices"][0]["logprobs"], json!(null));
+    let mut streamed = vec![String::new(); 4];
+    for chunk in stream(&server, &asked).await {
+        let choice = &chunk["choices"][0];
+        let index = choice["index"].as_u64().unwrap() as usize;
+        streamed[index].push_str(choice["text"].as_str().unwrap());
+    }
+    assert_eq!(streamed, texts(&echoed));
+    // A stop string is looked for in the answer alone.
+    let stopped = answer(&server, &json!({"prompt": "yw", "echo": true, "stop": "y"})).await;
+    assert_eq!(texts(&stopped), ["ywx"]);
+}
+
+#[tokio::test]
+async fn what_is_known_of_the_prompt_comes_with_it() {
+    let server = TestServer::start().await;
+    let asked = json!({"prompt": "vx", "echo": true, "logprobs": 1});
+    let told = answer(&server, &asked).await;
+    let logprobs = &told["choices"][0]["logprobs"];
+    assert_eq!(logprobs["tokens"], json!(["v", "x", "y", "z", "<end>"]));
+    assert_eq!(logprobs["text_offset"], json!([0, 1, 2, 3, 4]));
+    assert_eq!(logprobs["token_logprobs"][0], json!(null));
+    assert_eq!(logprobs["top_logprobs"][0], json!(null));
+    // `w` would have been probable, and `x` was not.
+    let second = logprobs["top_logprobs"][1].as_object().unwrap();
+    assert_eq!(second.keys().collect::<Vec<_>>(), ["w", "x"]);
+    assert!(logprobs["token_logprobs"][1].as_f64().unwrap() < -10.0);
+    assert!(logprobs["token_logprobs"][2].as_f64().unwrap() > -1e-3);
+    assert_eq!(told["choices"][0]["prompt_logprobs"], json!(null));
+
+    let mut lists = [Vec::new(), Vec::new()];
+    for chunk in stream(&server, &asked).await {
+        for (list, name) in lists.iter_mut().zip(["tokens", "text_offset"]) {
+            let more = chunk["choices"][0]["logprobs"][name].as_array();
+            list.extend(more.unwrap().clone());
+        }
+    }
+    assert_eq!(
+        json!(lists),
+        json!([logprobs["tokens"], logprobs["text_offset"]])
+    );
+
+    let both = json!({"prompt": "vx", "echo": true, "logprobs": 3, "prompt_logprobs": 0});
+    let both = answer(&server, &both).await;
+    let scores = both["choices"][0]["prompt_logprobs"][1].as_object();
+    assert_eq!(scores.unwrap().len(), 1, "as many as were asked for");
+}
+
+#[tokio::test]
+async fn a_prompt_may_be_all_that_is_wanted() {
+    let server = TestServer::start().await;
+    let asked = json!({"prompt": "vw", "echo": true, "logprobs": 0, "max_tokens": 0,
+        "return_timings": true});
+    let told = answer(&server, &asked).await;
+    let choice = &told["choices"][0];
+    assert_eq!(
+        (&choice["text"], &choice["finish_reason"]),
+        (&json!("vw"), &json!("length"))
+    );
+    assert_eq!(choice["logprobs"]["tokens"], json!(["v", "w"]));
+    assert_eq!(told["usage"]["completion_tokens"], 0);
+    assert_eq!(told["usage"]["total_tokens"], 2);
+    assert!(told["usage"]["timings"]["prefill_ms"].is_number());
+    let chunks = stream(&server, &asked).await;
+    let texts = chunks
+        .iter()
+        .map(|chunk| chunk["choices"][0]["text"].as_str());
+    assert_eq!(texts.map(Option::unwrap).collect::<String>(), "vw");
+    assert_eq!(
+        chunks.last().unwrap()["choices"][0]["finish_reason"],
+        "length"
+    );
+}
+
+#[tokio::test]
 async fn the_best_of_several_are_given() {
     let server = TestServer::start().await;
     let best = answer(&server, &json!({"n": 2, "best_of": 5})).await;
@@ -228,7 +308,13 @@ async fn what_is_wrong_with_a_prompt_is_told_by_its_place() {
             "context_length_exceeded",
             "max_tokens",
         ),
-        (json!({"echo": true}), "unsupported_parameter", "echo"),
+        (json!({"echo": "w"}), "invalid_type", "echo"),
+        (json!({"max_tokens": 0}), "invalid_value", "max_tokens"),
+        (
+            json!({"echo": true, "logprobs": 0, "n": 2}),
+            "conflicting_parameters",
+            "n",
+        ),
         (json!({"suffix": "z"}), "unsupported_parameter", "suffix"),
         (json!({"temperature": 9}), "invalid_value", "temperature"),
         (

@@ -9,6 +9,8 @@ mod chat;
 #[cfg(test)]
 mod completions;
 #[cfg(test)]
+mod endings;
+#[cfg(test)]
 mod images;
 #[cfg(test)]
 mod keys;

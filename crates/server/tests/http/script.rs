@@ -1,8 +1,8 @@
 //! A model whose answers are known: it says the alphabet, or what a test has it say, whatever it
 //! is asked.
 //!
-//! Tokens are bytes, and one more ends an answer. Every prompt ends in the byte before `a`; the
-//! model's next token is always the successor of the last one, and after `z` comes the end. With a
+//! Tokens are bytes, and one more ends an answer. Every prompt ends in the byte before `a`, or with
+//! the last message if that is asked for; the model's next token is always the successor of the last one, and after `z` comes the end. With a
 //! [`Role`], prompts are as long as each other, and the next token is the role's by its position.
 
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use serde_json::{Map, Value, json};
 use vlmd_backend::{Encoding, ImageInput, ImageSpan, KvCache, Model, ModelSpec, Prepared, Step};
 use vlmd_media::Picture;
-use vlmd_models::{Chat, Entity, Grounded, ImageError, Part, PrepareError, Processor};
+use vlmd_models::{Chat, Ending, Entity, Grounded, ImageError, Part, PrepareError, Processor};
 use vlmd_text::{Tokenizer, ToolFamily};
 
 /// The token that ends an answer.
@@ -184,6 +184,9 @@ impl Processor for ScriptedProcessor {
         chat: &Chat,
         images: &[ImageInput],
     ) -> std::result::Result<Prepared, PrepareError> {
+        if self.points && chat.ending == Ending::Message {
+            return Err(PrepareError::Ending("it has no turns".to_owned()));
+        }
         let mut prompt = Prepared {
             images: images.to_vec(),
             ..Prepared::default()
@@ -202,7 +205,9 @@ impl Processor for ScriptedProcessor {
                 }
             }
         }
-        prompt.tokens.push(0x60);
+        prompt
+            .tokens
+            .extend((chat.ending == Ending::Answer).then_some(0x60));
         if let Some(role) = &self.role {
             role.heard.lock().unwrap().push(chat.clone());
             prompt.tokens.resize(ROLE_PROMPT, 0x60);
