@@ -165,6 +165,44 @@ async fn a_repository_is_fetched_checked_and_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_fetched_where_that_is_forbidden() {
+    let hub = Arc::new(Hub::default());
+    let endpoint = start(hub.clone()).await;
+    let home = tempfile::tempdir().unwrap();
+    let offline = [
+        (&["--offline"][..], None),
+        (&[][..], Some(("HF_HUB_OFFLINE", "1"))),
+        (&[][..], Some(("NIM_DISABLE_MODEL_DOWNLOAD", "1"))),
+    ];
+    let run = |(more, variable): (&[&str], Option<(&str, &str)>)| {
+        let mut command = vlmd();
+        command
+            .args(["download", "org/tiny"])
+            .args(more)
+            .env("HF_ENDPOINT", format!("http://{endpoint}"))
+            .env("HF_HOME", home.path())
+            .envs(variable);
+        tokio::task::block_in_place(|| command.output().unwrap())
+    };
+    for how in offline {
+        let refused = run(how);
+        assert!(!refused.status.success());
+        let reason = String::from_utf8(refused.stderr).unwrap();
+        assert!(reason.contains("forbids fetching it"), "{reason}");
+    }
+    assert!(
+        hub.authorizations.lock().unwrap().is_empty(),
+        "nobody asked"
+    );
+    let fetched = download(endpoint, home.path()).await;
+    let asked = hub.authorizations.lock().unwrap().len();
+    for how in offline {
+        assert_eq!(run(how).stdout, fetched.stdout);
+    }
+    assert_eq!(hub.authorizations.lock().unwrap().len(), asked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broken_transfer_is_resumed() {
     let hub = Arc::new(Hub {
         breaks_after: Some(200_000),

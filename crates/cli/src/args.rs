@@ -55,6 +55,9 @@ pub(crate) struct DownloadArgs {
     /// Cache of models as NIM containers keep it, in place of Hugging Face's own
     #[arg(long, env = "VLMD_CACHE_PATH", value_name = "DIR")]
     pub(crate) cache_path: Option<PathBuf>,
+    /// Fetch nothing: say where the model is, or that it is not there
+    #[arg(long, env = "VLMD_OFFLINE")]
+    pub(crate) offline: bool,
 }
 
 #[derive(Debug, Args)]

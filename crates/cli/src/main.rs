@@ -28,10 +28,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use hf_hub::Cache;
 
 use crate::args::{Command, DownloadArgs, ServeArgs};
 use crate::nim::Program;
+use crate::resolve::Wanted;
 
 // glibc gives large buffers back to the kernel and faults them in again for every step, which
 // costs up to six times the arithmetic of an element-wise operation. mimalloc keeps them.
@@ -95,9 +95,14 @@ fn run(arguments: &[OsString]) -> Result<ExitCode> {
 
 /// Fetches a model and prints its folder.
 fn download(args: &DownloadArgs) -> Result<()> {
-    let source = resolve::hub_source(&args.model, args.revision.as_deref())?;
-    let own = args.cache_path.as_deref().map(hub::within);
-    let folder = hub::download(&source, &own.unwrap_or_else(Cache::from_env))?;
+    let wanted = Wanted {
+        model: &args.model,
+        revision: args.revision.as_deref(),
+        vision_tower: None,
+        cache_path: args.cache_path.as_deref(),
+        offline: args.offline,
+    };
+    let folder = resolve::download(wanted)?;
     writeln!(std::io::stdout(), "{}", folder.display())?;
     Ok(())
 }

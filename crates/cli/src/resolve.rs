@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use hf_hub::Cache;
 use vlmd_models::catalog::{self, Card, EMBEDDED_MODEL};
 use vlmd_models::{ModelFiles, NemoFiles, neva};
@@ -148,18 +148,40 @@ fn fetched(
     if let Some(folder) = found.or_else(|| hub::cached(source)) {
         return Ok(folder);
     }
-    let forbidden = |by: &str| {
+    if let Some(by) = forbidden(wanted) {
         let repo = &source.repo;
-        anyhow!("`{repo}` is not in the Hugging Face cache, and {by} forbids fetching it")
-    };
-    if wanted.offline {
-        return Err(forbidden("`--offline` (NIM_DISABLE_MODEL_DOWNLOAD)"));
-    }
-    if offline() {
-        return Err(forbidden("HF_HUB_OFFLINE"));
+        bail!("`{repo}` is not in the Hugging Face cache, and {by} forbids fetching it");
     }
     room()?;
     hub::download(source, &own.unwrap_or_else(Cache::from_env))
+}
+
+/// The folder of a repository as the hub has it now; where nothing may be fetched, as it is at
+/// hand.
+///
+/// # Errors
+/// When there is no such repository, it cannot be fetched, or it is not at hand and may not be.
+pub(crate) fn download(wanted: Wanted<'_>) -> Result<PathBuf> {
+    let source = hub_source(wanted.model, wanted.revision)?;
+    if forbidden(wanted).is_none() {
+        let own = wanted.cache_path.map(hub::within);
+        return hub::download(&source, &own.unwrap_or_else(Cache::from_env));
+    }
+    let card = catalog::find(wanted.model);
+    let id = card.map_or(wanted.model, |card| &card.id);
+    match nim_cache::find(wanted.cache_path, id, wanted.revision, &source) {
+        Some(folder) => Ok(folder),
+        None => fetched(&source, wanted, || Ok(())),
+    }
+}
+
+/// What forbids fetching models, if something does.
+fn forbidden(wanted: Wanted<'_>) -> Option<&'static str> {
+    if wanted.offline {
+        Some("`--offline` (NIM_DISABLE_MODEL_DOWNLOAD)")
+    } else {
+        offline().then_some("HF_HUB_OFFLINE")
+    }
 }
 
 /// The repository behind a catalog name or alias, or behind a plain `owner/name`.

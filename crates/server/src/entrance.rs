@@ -15,8 +15,8 @@ use crate::prompt::Prompt;
 use crate::state::{Admission, AppState, ServedModel};
 use crate::{prompt, text_prompt, tool_calls};
 
-/// A request that was let in, before its body is read.
-#[derive(Debug)]
+/// A request that was let in, before its body is read. Clones share its place.
+#[derive(Debug, Clone)]
 pub(crate) struct Entrance {
     pub(crate) model: Arc<ServedModel>,
     pub(crate) caller: Option<Caller>,

@@ -294,6 +294,17 @@ impl Refusal {
         }
     }
 
+    /// Whether a conversation without its beginning might be answered.
+    pub(crate) fn is_of_length(&self) -> bool {
+        matches!(
+            self,
+            Self::PromptTooLong { .. }
+                | Self::AnswerTooLong { .. }
+                | Self::TooManyImages { .. }
+                | Self::Submit(SubmitError::TooLong { .. } | SubmitError::PicturesTooLarge { .. })
+        )
+    }
+
     /// The same refusal where fields have the names of another dialect.
     pub(crate) fn renamed(mut self, names: &FieldNames) -> Self {
         match &mut self {

@@ -40,6 +40,7 @@ use crate::routes;
         routes::get_response,
         routes::cancel_response,
         routes::delete_response,
+        routes::input_items,
         routes::input_tokens,
         routes::list_models,
         routes::get_model,

@@ -144,6 +144,16 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// Notes in the last event that the response could not be kept.
+    pub fn note_unkept(&mut self) {
+        if let Self::Completed { response }
+        | Self::Incomplete { response }
+        | Self::Failed { response } = self
+        {
+            response.settings.store = false;
+        }
+    }
+
     /// The frame's `event`.
     #[must_use]
     pub fn name(&self) -> &'static str {

@@ -1,12 +1,18 @@
 //! Reading the items of `input`.
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use uuid::Uuid;
 
+use super::{item_id, message_id};
 use crate::RequestError;
 use crate::dialect::{Called, Conversation, Shown, object};
 use crate::reader::{Fields, out_of_range, show, wrong_type};
 
-const ITEM_TYPES: &str = "one of `message`, `function_call`, `function_call_output` or `reasoning`";
+const ITEM_TYPES: &str = "one of `message`, `function_call`, `function_call_output`, `item_reference` \
+     or `reasoning`";
+
+/// Stands for an item of a kept response.
+const REFERENCE: &str = "item_reference";
 
 /// Adds an item, which stood at `path`, to the conversation.
 pub(super) fn read(item: Value, path: &str, talk: &mut Conversation) -> Result<(), RequestError> {
@@ -22,11 +28,15 @@ pub(super) fn read(item: Value, path: &str, talk: &mut Conversation) -> Result<(
         Some("function_call_output") => output(fields, talk),
         // Of a model that thinks: nothing that one here would read.
         Some("reasoning") => Ok(()),
-        Some("item_reference") => Err(RequestError::Unsupported {
-            field: fields.at("type"),
-            neutral: "the item itself, or go on from its response by `previous_response_id`",
-            value: show(&kind.into()),
-        }),
+        // Those that are known have been replaced by what they stand for.
+        Some(REFERENCE) => match fields.string("id")? {
+            None => Err(fields.missing("id")),
+            Some(id) => Err(out_of_range(
+                fields.at("id"),
+                "the id of an item of a response that is kept for this API key",
+                &id.into(),
+            )),
+        },
         Some(_) => Err(out_of_range(fields.at("type"), ITEM_TYPES, &kind.into())),
     }
 }
@@ -170,6 +180,68 @@ fn picture(mut fields: Fields) -> Result<Shown, RequestError> {
         field,
         part: fields.path().to_owned(),
     })
+}
+
+/// The id of the item that `item` stands for, if it is a reference: its type may be left out.
+pub(super) fn reference(item: &Value) -> Option<&str> {
+    let names_one = match &item["type"] {
+        Value::Null => item["role"].is_null(),
+        kind => kind == REFERENCE,
+    };
+    item["id"].as_str().filter(|_| names_one)
+}
+
+/// Whether a conversation may begin with `item`: whether it is a message of the user's.
+pub(super) fn is_users(item: &Value) -> bool {
+    let is_message = item["type"].is_null() || item["type"] == "message";
+    is_message && item["role"] == "user"
+}
+
+/// Whether `item` is said by who runs the conversation.
+pub(super) fn is_systems(item: &Value) -> bool {
+    item["role"] == "system" || item["role"] == "developer"
+}
+
+/// An item as it is kept and listed: with its type, an id and a status, and messages with parts.
+pub(super) fn kept(mut item: Value) -> Value {
+    if reference(&item).is_some() {
+        return item;
+    }
+    let Some(fields) = item.as_object_mut() else {
+        return item;
+    };
+    let kind = fields.entry("type").or_insert(Value::Null);
+    if kind.is_null() {
+        *kind = "message".into();
+    }
+    let fresh = |kind: &str| format!("{kind}_{}", Uuid::new_v4().simple());
+    let fresh = match kind.as_str() {
+        Some("message") => message_id(),
+        Some("function_call") => item_id(),
+        Some("function_call_output") => fresh("fco"),
+        _ => fresh("rs"),
+    };
+    let id = fields.entry("id").or_insert(Value::Null);
+    if id.is_null() {
+        *id = fresh.into();
+    }
+    let status = fields.entry("status").or_insert(Value::Null);
+    if status.is_null() {
+        *status = "completed".into();
+    }
+    let is_said = fields["type"] == "message";
+    let is_answer = fields.get("role").is_some_and(|role| role == "assistant");
+    if let Some(content) = fields.get_mut("content").filter(|_| is_said)
+        && let Value::String(text) = content
+    {
+        let text = std::mem::take(text);
+        *content = if is_answer {
+            json!([{"type": "output_text", "text": text, "annotations": []}])
+        } else {
+            json!([{"type": "input_text", "text": text}])
+        };
+    }
+    item
 }
 
 /// `input` as items: a string is what the user says.

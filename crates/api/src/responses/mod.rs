@@ -1,11 +1,12 @@
 //! OpenAI's Responses dialect: `POST /v1/responses` and what belongs to it.
 //!
-//! A request becomes a [`ChatRequest`](crate::ChatRequest) in two steps, as the conversation that it
-//! goes on from is not in it: [`read_response`], then [`ReadResponse::translate`]. Shapes are those of
+//! A request becomes a [`ChatRequest`](crate::ChatRequest) in steps, as the conversation that it goes
+//! on from is not in it: [`read_response`], [`ReadResponse::resolve`], [`ReadResponse::translate`]. Shapes are those of
 //! the official Python client, `openai` 3.57 (`openai/types/responses/`).
 
 mod events;
 mod items;
+mod listing;
 mod object;
 mod request;
 mod settings;
@@ -13,6 +14,7 @@ mod settings;
 mod tests;
 
 pub use events::{EventKind, ResponseEvent};
+pub use listing::{DEFAULT_PAGE, InputItems, ItemOrder, MAX_PAGE, Page};
 pub use object::{
     Deleted, IncompleteDetails, InputTokens, InputTokensDetails, ItemStatus, OutputItem,
     OutputText, OutputTokensDetails, ResponseFailure, ResponseObject, ResponseUsage, Status,

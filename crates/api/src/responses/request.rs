@@ -18,7 +18,6 @@ const UNSUPPORTED: &[Unsupported] = &[
     unsupported::empty("context_management"),
     unsupported::null_only("moderation"),
     unsupported::null_only("prompt"),
-    unsupported::field("truncation", "`disabled`", |value| value == "disabled"),
 ];
 
 /// Fields without effect: notes of the client and hints.
@@ -38,6 +37,11 @@ const INCLUDABLE: [&str; 8] = [
 
 const LOGPROBS: &str = "message.output_text.logprobs";
 
+/// What is too long loses its beginning.
+const AUTO: &str = "auto";
+/// What is too long is refused.
+const DISABLED: &str = "disabled";
+
 /// A request that was read, and not yet put behind the conversation that it goes on from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReadResponse {
@@ -46,7 +50,7 @@ pub struct ReadResponse {
     /// Whether the response is streamed.
     pub stream: bool,
     /// The items of `input` as a JSON array, for later responses that go on from this one; `None`
-    /// if the request forbids to keep it.
+    /// until they are [translated](Self::translate), or if the request forbids to keep them.
     pub kept_input: Option<String>,
     items: Vec<Value>,
     chat: Map<String, Value>,
@@ -66,6 +70,7 @@ pub fn read_response(body: &[u8]) -> Result<ReadResponse, RequestError> {
         .take("input")
         .ok_or_else(|| fields.missing("input"))?;
     let items = items::of_input(input)?;
+    let items = items.into_iter().map(items::kept).collect();
     let mut chat = Map::new();
     let mut names = FieldNames::default();
     let model = fields
@@ -130,16 +135,15 @@ pub fn read_response(body: &[u8]) -> Result<ReadResponse, RequestError> {
         tools,
         top_logprobs,
         top_p: 1.0,
-        truncation: "disabled",
+        truncation: truncation(&mut fields)?,
         user: fields.string("user")?,
         background,
     };
     unsupported::check(&fields, UNSUPPORTED)?;
-    let kept_input = store.then(|| serde_json::to_string(&items).unwrap_or_default());
     Ok(ReadResponse {
         settings,
         stream,
-        kept_input,
+        kept_input: None,
         items,
         chat,
         names,
@@ -147,27 +151,95 @@ pub fn read_response(body: &[u8]) -> Result<ReadResponse, RequestError> {
 }
 
 impl ReadResponse {
+    /// Ids of items of kept responses that stand for them in `input`.
+    #[must_use]
+    pub fn references(&self) -> Vec<&str> {
+        let items = self.items.iter();
+        items.filter_map(items::reference).collect()
+    }
+
+    /// Puts items in the place of references to them; `find` gives the item of an id. References to
+    /// others are refused by [`Self::translate`].
+    pub fn resolve(&mut self, find: impl Fn(&str) -> Option<Value>) {
+        for item in &mut self.items {
+            if let Some(found) = items::reference(item).and_then(&find) {
+                *item = found;
+            } else if items::reference(item).is_some()
+                && let Some(fields) = item.as_object_mut()
+            {
+                fields.insert("type".into(), "item_reference".into());
+            }
+        }
+    }
+
+    /// Whether what is too long loses its beginning (`"truncation": "auto"`).
+    #[must_use]
+    pub fn truncates(&self) -> bool {
+        self.settings.truncation == AUTO
+    }
+
+    /// How many beginnings the conversation has behind `earlier`: messages of the user's.
+    ///
+    /// # Errors
+    /// Where `earlier` is no JSON.
+    pub fn beginnings<T: AsRef<str>>(&self, earlier: &[T]) -> Result<usize, RequestError> {
+        let mut count = self
+            .items
+            .iter()
+            .filter(|item| items::is_users(item))
+            .count();
+        for items in earlier {
+            let items = parsed(items.as_ref())?;
+            count += items.iter().filter(|item| items::is_users(item)).count();
+        }
+        Ok(count)
+    }
+
     /// The chat request, behind the items of the responses that it goes on from: for each of them
-    /// the JSON array of its input, and of its output. They leave the request.
+    /// the JSON array of its input, and of its output. The items leave the request.
     ///
     /// # Errors
     /// As [`read_response`]. What is wrong with earlier items is wrong with
     /// `previous_response_id`.
     pub fn translate<T: AsRef<str>>(&mut self, earlier: &[T]) -> Result<Translated, RequestError> {
+        self.translate_from(earlier, 0)
+    }
+
+    /// The same without the first `dropped` of the user's messages and what else stands before the
+    /// next one; what who runs the conversation says stays. None are dropped beyond the last.
+    ///
+    /// # Errors
+    /// As [`Self::translate`].
+    pub fn translate_from<T: AsRef<str>>(
+        &mut self,
+        earlier: &[T],
+        dropped: usize,
+    ) -> Result<Translated, RequestError> {
+        if self.settings.store {
+            // Nothing in an item can fail to be written as JSON.
+            self.kept_input = Some(serde_json::to_string(&self.items).unwrap_or_default());
+        }
+        let mut begun = 0;
+        let mut is_kept = |item: &Value| {
+            begun += usize::from(items::is_users(item));
+            dropped == 0 || begun > dropped || items::is_systems(item)
+        };
         let mut talk = Conversation::default();
         if let Some(instructions) = &self.settings.instructions {
             talk.begin("system", "instructions");
             talk.say(instructions.clone());
         }
         for items in earlier {
-            let items: Vec<Value> = serde_json::from_str(items.as_ref())
-                .map_err(|error| RequestError::Syntax(error.to_string()))?;
-            for item in items {
-                items::read(item, "previous_response_id", &mut talk)?;
+            for item in parsed(items.as_ref())? {
+                if is_kept(&item) {
+                    items::read(item, "previous_response_id", &mut talk)?;
+                }
             }
         }
         for (index, item) in std::mem::take(&mut self.items).into_iter().enumerate() {
-            items::read(item, &format!("input[{index}]"), &mut talk)?;
+            if is_kept(&item) {
+                items::read(item, &format!("input[{index}]"), &mut talk)?;
+            }
         }
         let mut chat = std::mem::take(&mut self.chat);
         let mut names = talk.finish(&mut chat);
@@ -175,6 +247,11 @@ impl ReadResponse {
         names.extend(std::mem::take(&mut self.names));
         Translated::read(chat, names)
     }
+}
+
+/// Items as they were kept.
+fn parsed(items: &str) -> Result<Vec<Value>, RequestError> {
+    serde_json::from_str(items).map_err(|error| RequestError::Syntax(error.to_string()))
 }
 
 /// Items of an answer, as a later request has them in its input.
@@ -232,10 +309,15 @@ fn tool_choice(
             let kind = choice
                 .string("type")?
                 .ok_or_else(|| choice.missing("type"))?;
+            if kind == "allowed_tools" {
+                let allowed = allowed_tools(&mut choice, names)?;
+                chat.insert("tool_choice".into(), allowed);
+                return Ok(given);
+            }
             if kind != "function" {
                 return Err(RequestError::Unsupported {
                     field: choice.at("type"),
-                    neutral: "`function`",
+                    neutral: "`function` or `allowed_tools`",
                     value: show(&kind.into()),
                 });
             }
@@ -252,6 +334,46 @@ fn tool_choice(
         chat.insert("tool_choice".into(), choice);
     }
     Ok(given)
+}
+
+/// A choice of some tools in chat's form.
+fn allowed_tools(choice: &mut Fields, names: &mut FieldNames) -> Result<Value, RequestError> {
+    let path = choice.at("tools");
+    let tools = choice
+        .array("tools")?
+        .ok_or_else(|| choice.missing("tools"))?;
+    names.add("tool_choice.allowed_tools", "tool_choice");
+    let tool = |(index, tool)| {
+        let own = format!("{path}[{index}]");
+        let mut tool = Fields::new(tool, own.clone())?;
+        let mut named = Map::new();
+        dialect::take(&mut tool, &mut named, &["name"]);
+        let kind = tool.take("type").unwrap_or("function".into());
+        names.add(
+            format!("tool_choice.allowed_tools.tools[{index}].function"),
+            own,
+        );
+        Ok(json!({"type": kind, "function": named}))
+    };
+    let tools = tools.into_iter().enumerate().map(tool);
+    let tools = tools.collect::<Result<Value, _>>()?;
+    let mut allowed = Map::new();
+    dialect::take(choice, &mut allowed, &["mode"]);
+    allowed.insert("tools".into(), tools);
+    Ok(json!({"type": "allowed_tools", "allowed_tools": allowed}))
+}
+
+/// Reads `truncation`.
+fn truncation(fields: &mut Fields) -> Result<&'static str, RequestError> {
+    match fields.string("truncation")?.as_deref() {
+        None | Some(DISABLED) => Ok(DISABLED),
+        Some(AUTO) => Ok(AUTO),
+        Some(other) => Err(out_of_range(
+            fields.at("truncation"),
+            "`auto` or `disabled`",
+            &other.into(),
+        )),
+    }
 }
 
 /// Reads `text`, and gives what the response repeats of it.
@@ -330,8 +452,8 @@ pub struct ResponsesRequest {
     /// Name of a served model, as `GET /v1/models` lists it.
     pub model: String,
     /// What the user says, or items: messages with parts of types `input_text`, `input_image` (its
-    /// `image_url` a string) and `output_text`, `function_call`, `function_call_output`.
-    /// `reasoning` is skipped.
+    /// `image_url` a string) and `output_text`, `function_call`, `function_call_output`, and
+    /// `item_reference` with the `id` of an item of a kept response. `reasoning` is skipped.
     #[schema(value_type = Object)]
     pub input: Value,
     /// What stands before the conversation.
@@ -351,7 +473,8 @@ pub struct ResponsesRequest {
     /// "parameters"}`.
     #[schema(value_type = Option<Vec<Object>>, max_items = 128)]
     pub tools: Option<Vec<Value>>,
-    /// `none`, `auto`, `required`, or `{"type": "function", "name"}`.
+    /// `none`, `auto`, `required`, `{"type": "function", "name"}`, or `{"type": "allowed_tools",
+    /// "mode", "tools"}` with `mode` `auto` or `required`.
     #[schema(value_type = Option<Object>)]
     pub tool_choice: Option<Value>,
     /// Whether the answer may have several calls. Default true.
@@ -376,7 +499,9 @@ pub struct ResponsesRequest {
     /// 512.
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<Map<String, Value>>,
-    /// `disabled`: what is too long is refused.
+    /// `disabled`: what is too long is refused. `auto`: it loses its beginning, up to one of the
+    /// user's messages, but never the last of them, `instructions` or what who runs the
+    /// conversation says. Default `disabled`.
     pub truncation: Option<String>,
     /// Who asks, for the client's own records.
     pub user: Option<String>,

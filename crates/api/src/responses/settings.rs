@@ -44,7 +44,7 @@ pub struct Settings {
     /// Always `default`.
     #[schema(value_type = String)]
     pub service_tier: &'static str,
-    /// Whether the response may be asked for later.
+    /// Whether the response may be asked for later. False for one that is too large to be kept.
     pub store: bool,
     /// Temperature that the answer was drawn with.
     pub temperature: f32,
@@ -61,7 +61,7 @@ pub struct Settings {
     pub top_logprobs: u32,
     /// `top_p` that the answer was drawn with.
     pub top_p: f32,
-    /// Always `disabled`: what is too long is refused.
+    /// `disabled` where what is too long is refused, `auto` where it loses its beginning.
     #[schema(value_type = String)]
     pub truncation: &'static str,
     /// Who asks, for the client's own records.

@@ -101,12 +101,35 @@ fn items_become_messages() {
     assert_eq!(names.of("messages[2].tool_calls"), "input[4]");
     assert_eq!(names.of("messages"), "input");
     let kept: Value = serde_json::from_str(&read.kept_input.unwrap()).unwrap();
-    assert_eq!(kept, input);
+    for (index, (kept, given)) in kept
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(input.as_array().unwrap())
+        .enumerate()
+    {
+        assert!(kept["id"].is_string(), "{index}");
+        let given_id = &given["id"];
+        assert!(given_id.is_null() || *given_id == kept["id"], "{index}");
+        assert_eq!(kept["status"], "completed", "{index}");
+    }
+    assert_eq!(
+        (&kept[0]["type"], &kept[0]["content"]),
+        (
+            &json!("message"),
+            &json!([{"type": "input_text", "text": "d"}])
+        )
+    );
+    // What was kept reads as what was given.
+    let (_, again) = self::read(json!({"input": kept})).unwrap();
+    assert_eq!(json!(again.chat.messages), told);
 }
 
 #[test]
 fn a_conversation_goes_on_from_what_was_kept() {
-    let first = read_response(br#"{"model": "m", "input": "one", "instructions": "i"}"#).unwrap();
+    let mut first =
+        read_response(br#"{"model": "m", "input": "one", "instructions": "i"}"#).unwrap();
+    first.translate::<&str>(&[]).unwrap();
     let text = OutputText::new("two".into(), Vec::new());
     let mut response = ResponseObject::opening(first.settings, 1);
     response.output = vec![
@@ -130,6 +153,69 @@ fn a_conversation_goes_on_from_what_was_kept() {
     assert_eq!(told[1]["tool_calls"][0]["id"], "c");
     assert_eq!(told[2]["content"][0]["text"], "three");
     assert_eq!(names.of("messages[1].tool_calls"), "previous_response_id");
+}
+
+#[test]
+fn references_stand_for_items_that_are_found() {
+    let input = json!([{"type": "item_reference", "id": "msg_1"}, {"id": "msg_2"},
+        {"role": "user", "content": "b"}]);
+    let body = json!({"model": "m", "input": input});
+    let mut read = read_response(body.to_string().as_bytes()).unwrap();
+    assert_eq!(read.references(), ["msg_1", "msg_2"]);
+    let mut lost = read.clone();
+    let item = |id: &str| json!({"id": id, "type": "message", "role": "user", "content": id});
+    read.resolve(|id| Some(item(id)));
+    let Translated { chat, .. } = read.translate::<&str>(&[]).unwrap();
+    let told = json!(chat.messages);
+    assert_eq!(told[0]["content"][1]["text"], "msg_2");
+    let kept = read.kept_input.unwrap();
+    assert!(!kept.contains("item_reference"), "{kept}");
+    lost.resolve(|id| (id == "msg_1").then(|| item(id)));
+    let error = lost.translate::<&str>(&[]).unwrap_err();
+    assert_eq!(error.param(), Some("input[1].id"));
+}
+
+#[test]
+fn what_is_too_long_loses_its_beginning_up_to_a_users_message() {
+    let earlier = [
+        r#"[{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]"#,
+        r#"[{"type": "function_call", "call_id": "c", "name": "n", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c", "output": "o"}]"#,
+    ];
+    let body = json!({"model": "m", "truncation": "auto", "instructions": "i", "input": [
+        {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"},
+        {"role": "user", "content": "d"}]});
+    let read = read_response(body.to_string().as_bytes()).unwrap();
+    assert!(read.truncates());
+    assert_eq!(read.beginnings(&earlier).unwrap(), 3);
+    let roles = |dropped| {
+        let mut read = read.clone();
+        let Translated { chat, .. } = read.translate_from(&earlier, dropped).unwrap();
+        assert!(read.kept_input.unwrap().contains("\"d\""), "all is kept");
+        let roles = chat.messages.iter().map(|message| message.role.as_str());
+        roles.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(
+        roles(0),
+        "system system user assistant tool user assistant user"
+    );
+    assert_eq!(roles(1), "system system user assistant user");
+    assert_eq!(roles(2), "system system user");
+}
+
+#[test]
+fn some_of_the_tools_may_be_chosen_from() {
+    let mut sing = function();
+    sing["name"] = json!("sing");
+    let choice = json!({"type": "allowed_tools", "mode": "required",
+        "tools": [{"type": "function", "name": "sing"}]});
+    let given = json!({"tools": [function(), sing], "tool_choice": choice});
+    let (read, Translated { chat, .. }) = read(given).unwrap();
+    assert!(chat.must_call());
+    assert_eq!(chat.tools.len(), 1);
+    assert_eq!(chat.tools[0].function.name, "sing");
+    assert_eq!(read.settings.tools.len(), 2, "repeated as given");
+    assert_eq!(read.settings.tool_choice, choice);
 }
 
 #[test]
@@ -160,7 +246,26 @@ fn what_is_at_fault_has_its_name_in_this_dialect() {
         ),
         (
             json!({"input": [{"type": "item_reference", "id": "x"}]}),
-            "input[0].type",
+            "input[0].id",
+        ),
+        (
+            json!({"input": [{"type": "item_reference"}]}),
+            "input[0].id",
+        ),
+        (
+            json!({"tools": [function()], "tool_choice": {"type": "allowed_tools", "mode": "none",
+                "tools": [{"type": "function", "name": "look"}]}}),
+            "tool_choice.mode",
+        ),
+        (
+            json!({"tools": [function()], "tool_choice": {"type": "allowed_tools", "mode": "auto",
+                "tools": [{"type": "function", "name": "sing"}]}}),
+            "tool_choice.tools[0].name",
+        ),
+        (
+            json!({"tools": [function()], "tool_choice": {"type": "allowed_tools", "mode": "auto",
+                "tools": []}}),
+            "tool_choice.tools",
         ),
         (
             json!({"input": [{"role": "tool", "content": "x"}]}),
@@ -219,7 +324,7 @@ fn what_is_at_fault_has_its_name_in_this_dialect() {
             json!({"text": {"format": {"type": "json_schema", "name": "n"}}}),
             "text.format.schema",
         ),
-        (json!({"truncation": "auto"}), "truncation"),
+        (json!({"truncation": "always"}), "truncation"),
         (json!({"conversation": "conv_1"}), "conversation"),
         (json!({"background": true, "stream": true}), "stream"),
         (json!({"background": true, "store": false}), "store"),

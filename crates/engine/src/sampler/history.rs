@@ -39,7 +39,8 @@ impl History {
                 let logit = if logit < 0.0 {
                     logit * sampling.repetition_penalty
                 } else {
-                    logit / sampling.repetition_penalty
+                    // A tiny penalty would make it infinite, and no token would be the highest.
+                    (logit / sampling.repetition_penalty).min(f32::MAX)
                 };
                 if count == 0 {
                     return logit;

@@ -164,6 +164,24 @@ fn penalties_match_hand_computed_values() {
 }
 
 #[test]
+fn the_smallest_penalty_leaves_numbers_to_choose_among() {
+    for temperature in [0.0, 1.0, f32::MIN_POSITIVE] {
+        let sampling = Sampling {
+            repetition_penalty: f32::from_bits(1),
+            temperature,
+            top_p: 0.9,
+            frequency_penalty: 2.0,
+            ..Sampling::default()
+        };
+        let mut sampler = Sampler::new(sampling, None, [0, 2]);
+        for _ in 0..3 {
+            let id = choose(&mut sampler, &[3.0, 9.0, -1.0, 2.0]).unwrap().id;
+            assert_eq!(id, 0, "seen and positive, at temperature {temperature}");
+        }
+    }
+}
+
+#[test]
 fn penalties_reach_the_choice() {
     let sampling = Sampling {
         frequency_penalty: 1.0,

@@ -5,12 +5,13 @@
 //! that the responses along it share; each response counts all of them as its own, so that the
 //! bound holds whichever of them are left.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use vlmd_api::responses::{ResponseObject, Status};
+use vlmd_api::responses::{ResponseFailure, ResponseObject, Status};
 
 use super::ResponseRefusal;
 use crate::auth::Caller;
@@ -70,6 +71,8 @@ struct Entry {
     kept: Kept,
     /// What a later request goes on from, the answer included once it is there.
     turns: Vec<Turn>,
+    /// Turns before the answer.
+    inputs: usize,
     bytes: usize,
     /// Never, where the time is too long to be told.
     expires: Option<Instant>,
@@ -122,17 +125,26 @@ impl ResponseStore {
         self.memory.bytes > 0 && self.memory.count > 0
     }
 
-    /// Keeps a response that has ended, behind the turns before it.
+    /// Whether a response of no output, behind the turns before it, is not too large to be kept.
+    pub(crate) fn has_room(&self, response: &ResponseObject, turns: &[Turn]) -> bool {
+        self.is_on() && self.fits(&self.entry(response, turns.to_vec(), None))
+    }
+
+    /// Keeps a response that has ended, behind the turns before it; tells whether it is not too
+    /// large.
     pub(crate) fn keep(
         &self,
         owner: Option<Caller>,
         response: &ResponseObject,
-        mut turns: Vec<Turn>,
-    ) {
-        turns.push(response.kept_output().into());
+        turns: Vec<Turn>,
+    ) -> bool {
         let key = (owner, response.id.clone());
-        let entry = self.entry(response, turns, None);
-        drop(self.put(key, entry));
+        let entry = self.ended(response, turns);
+        let fits = self.fits(&entry);
+        if fits {
+            drop(self.put(key, entry));
+        }
+        fits
     }
 
     /// Keeps a response that runs in the background from now on.
@@ -156,7 +168,7 @@ impl ResponseStore {
             _guard: gone.drop_guard(),
         };
         let entry = self.entry(response, turns, Some(in_background));
-        if entry.bytes > self.memory.bytes {
+        if !self.fits(&entry) {
             return Err(ResponseRefusal::TooLarge {
                 bytes: entry.bytes,
                 limit: self.memory.bytes,
@@ -166,15 +178,33 @@ impl ResponseStore {
         Ok(run)
     }
 
-    /// Puts the end of a response in the place of its beginning, unless that is gone.
+    /// Puts the end of a response in the place of its beginning, unless that is gone. One whose
+    /// output is too large to be kept has failed.
     pub(crate) fn end(&self, run: Run, response: &ResponseObject) {
         let Run {
             key,
-            mut turns,
+            turns,
             gone: _,
         } = run;
-        turns.push(response.kept_output().into());
-        let mut entry = self.entry(response, turns, None);
+        let mut entry = self.ended(response, turns.clone());
+        if !self.fits(&entry) {
+            let failed = ResponseObject {
+                status: Status::Failed,
+                completed_at: None,
+                incomplete_details: None,
+                output: Vec::new(),
+                error: Some(ResponseFailure {
+                    code: "server_error",
+                    message: format!(
+                        "a response of {} bytes cannot be kept, {} are at most \
+                         (`--responses-store`)",
+                        entry.bytes, self.memory.bytes
+                    ),
+                }),
+                ..response.clone()
+            };
+            entry = self.ended(&failed, turns);
+        }
         entry.is_background = true;
         let mut inner = self.lock();
         let runs = inner.entries.peek(&key).map(|entry| entry.run.is_some());
@@ -208,6 +238,30 @@ impl ResponseStore {
         };
         let id = shown(id);
         Err(ResponseRefusal::Unfinished { id, status })
+    }
+
+    /// The turns before the answer of a response.
+    pub(crate) fn inputs(
+        &self,
+        owner: Option<Caller>,
+        id: &str,
+    ) -> Result<Vec<Turn>, ResponseRefusal> {
+        let mut inner = self.lock();
+        let entry = inner.get(&(owner, id.to_owned()));
+        let inputs = entry.and_then(|entry| Some(entry.turns.get(..entry.inputs)?.to_vec()));
+        inputs.ok_or_else(|| ResponseRefusal::Unknown(shown(id)))
+    }
+
+    /// All turns of all responses of `owner`, each once, those of what was used last first.
+    pub(crate) fn all_turns(&self, owner: Option<Caller>) -> Vec<Turn> {
+        let now = Instant::now();
+        let inner = self.lock();
+        let own = inner.entries.iter();
+        let own = own.filter(|((of, _), entry)| *of == owner && !entry.is_over(now));
+        let turns = own.flat_map(|(_, entry)| entry.turns.iter().rev());
+        let mut seen = HashSet::new();
+        let new = turns.filter(|turn| seen.insert(Arc::as_ptr(turn).cast::<u8>()));
+        new.cloned().collect()
     }
 
     /// Gives up a response that runs in the background; one that has ended stays as it is.
@@ -244,6 +298,18 @@ impl ResponseStore {
         }
     }
 
+    fn fits(&self, entry: &Entry) -> bool {
+        entry.bytes <= self.memory.bytes
+    }
+
+    /// Of a response that has ended, behind the turns before it.
+    fn ended(&self, response: &ResponseObject, mut turns: Vec<Turn>) -> Entry {
+        turns.push(response.kept_output().into());
+        let mut entry = self.entry(response, turns, None);
+        entry.inputs = entry.inputs.saturating_sub(1);
+        entry
+    }
+
     fn entry(
         &self,
         response: &ResponseObject,
@@ -265,6 +331,7 @@ impl ResponseStore {
                 json,
                 status: response.status,
             },
+            inputs: turns.len(),
             turns,
             bytes,
             expires: Instant::now().checked_add(self.memory.keep),
@@ -339,6 +406,8 @@ fn shown(id: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use vlmd_api::responses::{ItemStatus, OutputItem, OutputText};
+
     use super::super::writer::tests::opening;
     use super::*;
 
@@ -393,8 +462,67 @@ mod tests {
             assert_eq!(found, [true, false, true]);
         }
         let store = store(30_000, 10, KEEP);
-        store.keep(None, &ended(), vec!["x".repeat(30_000).into()]);
+        let turns = vec!["x".repeat(30_000).into()];
+        assert!(!store.has_room(&opening(), &turns));
+        assert!(!store.keep(None, &ended(), turns));
         assert_eq!(store.lock().entries.len(), 0);
+    }
+
+    #[test]
+    fn inputs_and_items_are_an_owners() {
+        let store = store(1 << 20, 10, KEEP);
+        let (first, second) = (ended(), ended());
+        store.keep(caller(1), &first, vec!["[1]".into()]);
+        let mut turns = store.turns(caller(1), &first.id).unwrap();
+        assert_eq!(
+            store.inputs(caller(1), &first.id).unwrap(),
+            [Turn::from("[1]")]
+        );
+        turns.push("[2]".into());
+        store.keep(caller(1), &second, turns);
+        assert_eq!(store.inputs(caller(1), &second.id).unwrap().len(), 3);
+        let texts: Vec<_> = store
+            .all_turns(caller(1))
+            .iter()
+            .map(|t| t.to_string())
+            .collect();
+        assert_eq!(
+            texts,
+            ["[]", "[2]", "[]", "[1]"],
+            "each once, the newest first"
+        );
+        for other in [caller(2), None] {
+            assert!(store.inputs(other, &first.id).is_err());
+            assert!(store.all_turns(other).is_empty());
+        }
+        let running = opening();
+        let _run = store
+            .begin(caller(1), &running, vec!["[3]".into()])
+            .unwrap();
+        assert_eq!(store.inputs(caller(1), &running.id).unwrap().len(), 1);
+        store.cancel(caller(1), &running.id).unwrap();
+        assert_eq!(store.inputs(caller(1), &running.id).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_runs_in_the_background_and_becomes_too_large_has_failed() {
+        let store = store(20_000, 10, KEEP);
+        let response = opening();
+        let run = store.begin(None, &response, Vec::new()).unwrap();
+        let text = OutputText::new("x".repeat(20_000), Vec::new());
+        let large = ResponseObject {
+            status: Status::Completed,
+            output: vec![OutputItem::message(
+                "m".into(),
+                ItemStatus::Completed,
+                vec![text],
+            )],
+            ..response.clone()
+        };
+        store.end(run, &large);
+        let kept = store.get(None, &response.id).unwrap();
+        assert_eq!(kept.status, Status::Failed);
+        assert!(kept.json.contains("--responses-store"), "{}", kept.json);
     }
 
     #[test]

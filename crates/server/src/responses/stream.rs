@@ -12,8 +12,8 @@ use crate::generation::Generation;
 use crate::narrate::{self, Narrator};
 use crate::sse::KEEP_ALIVE;
 
-/// Hands over a response that has ended.
-type Keep = Box<dyn FnOnce(&Writer) + Send>;
+/// Hands over a response that has ended; tells whether it is kept.
+type Keep = Box<dyn FnOnce(&Writer) -> bool + Send>;
 
 /// Sends a response while it is written, and hands it to `keep` when it has ended.
 pub(crate) fn respond(generation: Generation, mut writer: Writer, keep: Option<Keep>) -> Response {
@@ -31,19 +31,30 @@ struct Told {
 impl Narrator for Told {
     fn piece(&mut self, piece: Piece, usage: &Usage) -> Vec<Event> {
         let is_end = piece.end.is_some();
-        let events = self.writer.piece(piece, usage);
-        if is_end && let Some(keep) = self.keep.take() {
-            keep(&self.writer);
+        let mut events = self.writer.piece(piece, usage);
+        if is_end {
+            self.hand_over(&mut events);
         }
         events.iter().map(frame).collect()
     }
 
     fn broken(&mut self, refusal: &Refusal) -> Vec<Event> {
-        let events = self.writer.broken(refusal);
-        if let Some(keep) = self.keep.take() {
-            keep(&self.writer);
-        }
+        let mut events = self.writer.broken(refusal);
+        self.hand_over(&mut events);
         events.iter().map(frame).collect()
+    }
+}
+
+impl Told {
+    /// Has the response kept; the last of its events say so if it is not.
+    fn hand_over(&mut self, events: &mut [ResponseEvent]) {
+        if let Some(keep) = self.keep.take()
+            && !keep(&self.writer)
+        {
+            for event in events {
+                event.kind.note_unkept();
+            }
+        }
     }
 }
 

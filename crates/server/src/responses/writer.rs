@@ -54,6 +54,11 @@ impl Writer {
         &self.response
     }
 
+    /// Notes that the response could not be kept.
+    pub(crate) fn note_unkept(&mut self) {
+        self.response.settings.store = false;
+    }
+
     /// The first events.
     pub(crate) fn opening(&mut self) -> Vec<ResponseEvent> {
         let response = self.response.clone();

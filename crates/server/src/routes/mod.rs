@@ -40,7 +40,7 @@ pub(crate) use models::{__path_get_model, __path_list_models};
 pub(crate) use render::{__path_render_chat, __path_render_completions};
 pub(crate) use responses::{
     __path_cancel_response, __path_create_response, __path_delete_response, __path_get_response,
-    __path_input_tokens,
+    __path_input_items, __path_input_tokens,
 };
 pub(crate) use served::{__path_engine_version, __path_license, __path_manifest, __path_metadata};
 pub(crate) use tokens::{__path_detokenize, __path_tokenize};
@@ -64,6 +64,10 @@ pub(crate) fn router(state: &AppState) -> Router {
         .route(
             "/v1/responses/{id}",
             get(responses::get_response).delete(responses::delete_response),
+        )
+        .route(
+            "/v1/responses/{id}/input_items",
+            get(responses::input_items),
         )
         .route(
             "/v1/responses/{id}/cancel",

@@ -291,6 +291,160 @@ async fn a_server_that_keeps_nothing_says_so() {
 }
 
 #[tokio::test]
+async fn inputs_are_listed_page_by_page() {
+    let server = TestServer::start().await;
+    let input = json!([{"role": "developer", "content": "d"},
+        {"role": "user", "content": [{"type": "input_text", "text": "what?"}]}]);
+    let first = create(&server, &json!({ "input": input })).await;
+    let next = json!({"previous_response_id": first["id"], "input": "and now?"});
+    let next = create(&server, &next).await;
+    let list = async |id: &Value, query: &str| {
+        let then = format!("/input_items{query}");
+        let response = ask(&server, Method::GET, id, &then, "none").await;
+        (response.status().as_u16(), json_of(response).await)
+    };
+    let (status, own) = list(&first["id"], "?order=asc").await;
+    assert_eq!((status, &own["object"]), (200, &json!("list")));
+    let texts = |list: &Value| -> Vec<String> {
+        let items = list["data"].as_array().unwrap().iter();
+        let text = |item: &Value| item["content"][0]["text"].as_str().unwrap().to_owned();
+        items.map(text).collect()
+    };
+    assert_eq!(texts(&own), ["d", "what?"]);
+    assert_eq!(own["has_more"], false);
+    assert_eq!(own["first_id"], own["data"][0]["id"]);
+
+    let (_, page) = list(&next["id"], "?limit=2").await;
+    assert_eq!(texts(&page), ["and now?", text_of(&first)]);
+    assert_eq!(page["has_more"], true);
+    let last = page["last_id"].as_str().unwrap();
+    assert_eq!(last, first["output"][0]["id"], "an answer keeps its id");
+    let (_, rest) = list(&next["id"], &format!("?limit=2&after={last}")).await;
+    assert_eq!(texts(&rest), ["what?", "d"]);
+    assert_eq!(rest["has_more"], false);
+
+    for (query, param) in [
+        ("?limit=0", "limit"),
+        ("?limit=x", "limit"),
+        ("?order=up", "order"),
+        ("?after=msg_0", "after"),
+    ] {
+        let (status, body) = list(&next["id"], query).await;
+        assert_eq!(
+            (status, &body["error"]["param"]),
+            (400, &json!(param)),
+            "{query}"
+        );
+    }
+    assert_eq!(list(&json!("resp_0"), "").await.0, 404);
+}
+
+#[tokio::test]
+async fn items_of_kept_responses_are_named_by_their_ids() {
+    let server = TestServer::with(Setup {
+        config: ServerConfig {
+            api_keys: ApiKeys::new(["one", "two"]),
+            ..ServerConfig::default()
+        },
+        ..Setup::default()
+    })
+    .await;
+    let first = json_of(post_as(&server, "one", &json!({"input": "hi"})).await).await;
+    let answer = &first["output"][0];
+    let written = json!([{"role": "user", "content": "hi"}, answer,
+        {"role": "user", "content": "and?"}]);
+    let written = json_of(post_as(&server, "one", &json!({ "input": written })).await).await;
+    let named = json!({"input": [{"role": "user", "content": "hi"},
+        {"type": "item_reference", "id": answer["id"]}, {"role": "user", "content": "and?"}]});
+    let by_name = json_of(post_as(&server, "one", &named).await).await;
+    let tokens = |response: &Value| response["usage"]["input_tokens"].clone();
+    assert!(tokens(&by_name).is_u64(), "{by_name}");
+    assert_eq!(tokens(&by_name), tokens(&written));
+    let (status, error) = error_of(post_as(&server, "two", &named).await).await;
+    assert_eq!((status, &error["param"]), (400, &json!("input[1].id")));
+
+    // What stands there now does not go with what it was taken from.
+    ask(&server, Method::DELETE, &first["id"], "", "one").await;
+    ask(&server, Method::DELETE, &written["id"], "", "one").await;
+    let then = json!({"previous_response_id": by_name["id"], "input": "and?"});
+    assert_eq!(post_as(&server, "one", &then).await.status(), 200);
+}
+
+#[tokio::test]
+async fn what_is_too_long_may_lose_its_beginning() {
+    let server = TestServer::with(Setup {
+        max_model_len: 64,
+        ..Setup::default()
+    })
+    .await;
+    let long = "x".repeat(30);
+    let talk = json!([{"role": "user", "content": long}, {"role": "assistant", "content": "yes"},
+        {"role": "user", "content": long}, {"role": "assistant", "content": "no"},
+        {"role": "user", "content": "and?"}]);
+    let extra = json!({"input": talk, "instructions": "i", "truncation": "auto"});
+    let response = create(&server, &extra).await;
+    assert_eq!(response["truncation"], "auto");
+    // `i`, the second long one, `no` and the question, and what stands before an answer.
+    assert_eq!(response["usage"]["input_tokens"], 1 + 30 + 2 + 4 + 1);
+    let mut streamed = extra.clone();
+    streamed["stream"] = json!(true);
+    let events = events_of(post(&server, &streamed).await).await;
+    assert_eq!(
+        events.last().unwrap().1["response"]["usage"],
+        response["usage"]
+    );
+
+    let mut refused = extra.clone();
+    refused["truncation"] = json!("disabled");
+    let (status, error) = error_of(post(&server, &refused).await).await;
+    assert_eq!(
+        (status, &error["code"]),
+        (400, &json!("context_length_exceeded"))
+    );
+    let alone = json!({"input": "x".repeat(80), "truncation": "auto"});
+    let (status, error) = error_of(post(&server, &alone).await).await;
+    assert_eq!((status, &error["param"]), (400, &json!("input")));
+    server.idle().await;
+}
+
+#[tokio::test]
+async fn what_is_too_large_to_be_kept_says_so() {
+    let memory = ResponseMemory {
+        bytes: 4000,
+        ..ResponseMemory::default()
+    };
+    let terse = slow(memory).await;
+    let small = create(&terse, &json!({})).await;
+    assert_eq!(small["store"], true);
+    let verbose = TestServer::with(Setup {
+        config: ServerConfig {
+            responses: memory,
+            ..ServerConfig::default()
+        },
+        role: Some(Role::new(None, &"x".repeat(2500))),
+        ..Setup::default()
+    })
+    .await;
+    // At its beginning already, or with its answer.
+    for (server, extra) in [
+        (terse, json!({"input": "x".repeat(3000)})),
+        (verbose, json!({"max_output_tokens": 3000})),
+    ] {
+        let large = create(&server, &extra).await;
+        assert_eq!(large["store"], false, "{extra}");
+        assert_eq!(get(&server, &large["id"]).await.0, 404);
+        let mut streamed = extra.clone();
+        streamed["stream"] = json!(true);
+        let events = events_of(post(&server, &streamed).await).await;
+        assert_eq!(
+            events.last().unwrap().1["response"]["store"],
+            false,
+            "{extra}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn faults_name_fields_of_this_dialect() {
     let server = TestServer::start().await;
     let picture = json!([{"role": "user", "content": [
