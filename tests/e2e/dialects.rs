@@ -70,6 +70,15 @@ async fn messages_answer_what_chat_answers() {
     let count = answered(&server, "/v1/messages/count_tokens", &body).await;
     assert_eq!(count["input_tokens"], usage["input_tokens"]);
 
+    // From a beginning that it would have written itself, the answer is the rest.
+    let (at, _) = expected.match_indices(' ').nth(1).unwrap();
+    let (begun, rest) = expected.split_at(at);
+    let mut prefilled = body.clone();
+    let messages = prefilled["messages"].as_array_mut().unwrap();
+    messages.push(json!({"role": "assistant", "content": begun}));
+    let message = answered(&server, "/v1/messages", &prefilled).await;
+    assert_eq!(message["content"][0]["text"], rest);
+
     let told = events(&server, "/v1/messages", &body).await;
     assert_eq!(joined(&told, "/delta/text"), expected);
     assert_eq!(told.last().unwrap()["type"], "message_stop");

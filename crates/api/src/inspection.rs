@@ -206,7 +206,7 @@ mod tests {
             }
         ));
         let chat = tokenize(&json!({"model": "m", "return_token_strs": true,
-            "messages": [{"role": "user", "content": "a"}], "add_generation_prompt": true,
+            "messages": [{"role": "user", "content": "a"}], "add_generation_prompt": false,
             "add_special_tokens": false}))
         .unwrap();
         assert!(chat.return_token_strs);
@@ -218,8 +218,8 @@ mod tests {
             (json!({"messages": []}), "messages"),
             (
                 json!({"messages": [{"role": "user", "content": "a"}],
-                    "add_generation_prompt": false}),
-                "add_generation_prompt",
+                    "add_generation_prompt": true, "continue_final_message": true}),
+                "continue_final_message",
             ),
             (
                 json!({"prompt": "a", "return_token_strs": 1}),

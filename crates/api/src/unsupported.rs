@@ -55,9 +55,17 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     null_only("image"),
     null_only("kv_transfer_params"),
     empty("logits_processors"),
-    empty("media_io_kwargs"),
+    field(
+        "media_io_kwargs",
+        "an object about `video` and `audio`",
+        is_about_videos,
+    ),
     field("media_response_type", "`none`", |value| value == "none"),
-    empty("mm_processor_kwargs"),
+    field(
+        "mm_processor_kwargs",
+        "an object about videos (`fps`, `do_sample_frames`)",
+        samples_videos,
+    ),
     field("modalities", "[\"text\"]", is_text_only),
     off("return_token_ids"),
     off("return_tokens_as_token_ids"),
@@ -81,6 +89,21 @@ fn is_empty(value: &Value) -> bool {
         Value::String(text) => text.is_empty(),
         _ => false,
     }
+}
+
+/// There are no videos here, so settings of theirs change nothing.
+fn is_about_videos(value: &Value) -> bool {
+    has_only(value, &["video", "audio"])
+}
+
+fn samples_videos(value: &Value) -> bool {
+    has_only(value, &["do_sample_frames", "fps", "num_frames"])
+}
+
+fn has_only(value: &Value, names: &[&str]) -> bool {
+    value
+        .as_object()
+        .is_some_and(|fields| fields.keys().all(|name| names.contains(&name.as_str())))
 }
 
 fn is_text_only(value: &Value) -> bool {
@@ -126,6 +149,8 @@ mod tests {
             ("chat_template", json!(null)),
             ("documents", json!([])),
             ("mm_processor_kwargs", json!({})),
+            ("mm_processor_kwargs", json!({"fps": 4})),
+            ("media_io_kwargs", json!({"video": {"fps": 4.0}})),
         ] {
             assert_eq!(verdict(name, value), Ok(()), "{name}");
         }

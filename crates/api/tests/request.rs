@@ -208,7 +208,12 @@ fn other_malformed_fields_are_named() {
             json!({"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}}),
             "response_format.json_schema.schema",
         ),
-        (json!({"functions": [{"name": "f"}]}), "functions"),
+        (json!({"functions": [{}]}), "functions[0].name"),
+        (
+            json!({"continue_final_message": true, "add_generation_prompt": true}),
+            "continue_final_message",
+        ),
+        (json!({"echo": "x"}), "echo"),
         (json!({"function_call": {"name": "f"}}), "function_call"),
         (
             json!({"tools": [{"type": "function"}], "tool_choice": "none"}),

@@ -13,6 +13,13 @@ use vlmd_api::{
 
 use crate::routes;
 
+/// Fields of a chat request that `/tokenize` describes as its own.
+const OF_PROMPTS: [&str; 3] = [
+    "messages",
+    "add_generation_prompt",
+    "continue_final_message",
+];
+
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -89,7 +96,11 @@ pub fn openapi() -> Value {
         properties.extend(UNSUPPORTED.iter().map(unsupported));
         chat = properties.clone();
     }
-    let messages = chat.get("messages").cloned();
+    let of_prompts: Vec<_> = OF_PROMPTS
+        .iter()
+        .filter_map(|name| chat.get_key_value(*name))
+        .map(|(name, schema)| (name.clone(), schema.clone()))
+        .collect();
     if let Some(properties) = properties(&mut document, "CompletionRequest") {
         properties.extend(UNSUPPORTED_IN_COMPLETIONS.iter().map(unsupported));
         for (name, schema) in chat {
@@ -116,7 +127,7 @@ pub fn openapi() -> Value {
             properties.insert(name.to_owned(), schema);
         }
         // And with them whatever else of a chat request makes its prompt.
-        properties.extend(messages.map(|schema| ("messages".to_owned(), schema)));
+        properties.extend(of_prompts);
     }
     everywhere::describe(&mut document);
     document
@@ -189,5 +200,8 @@ mod tests {
         assert_eq!(add, Some("boolean"));
         let tokenize = &schemas["TokenizeRequest"]["properties"];
         assert!(tokenize["messages"]["items"].is_object());
+        assert!(tokenize["add_generation_prompt"].is_object());
+        assert_eq!(properties["max_tokens"]["minimum"], 0);
+        assert_eq!(chat["properties"]["max_tokens"]["minimum"], 1);
     }
 }

@@ -76,6 +76,14 @@ fn words_and_pictures_keep_their_order_and_markup_is_text() {
 }
 
 #[test]
+fn an_answer_that_is_begun_is_gone_on_from() {
+    let user = json!({"role": "user", "content": "x"});
+    let begun = json!({"role": "assistant", "content": "It is"});
+    assert!(chat(json!({"messages": [user, begun]})).continues());
+    assert!(!chat(json!({"messages": [user, begun, user]})).continues());
+}
+
+#[test]
 fn calls_and_results_become_messages() {
     let messages = json!([
         {"role": "user", "content": "what?"},
@@ -158,7 +166,8 @@ fn what_is_at_fault_has_its_name_in_this_dialect() {
             "messages[0].content",
         ),
         (
-            json!({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}),
+            json!({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": [
+                {"type": "tool_use", "id": "c", "name": "look", "input": {}}]}]}),
             "messages",
         ),
         (said(json!([])), "messages[0].content"),
