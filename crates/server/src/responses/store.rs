@@ -484,7 +484,7 @@ mod tests {
         let texts: Vec<_> = store
             .all_turns(caller(1))
             .iter()
-            .map(|t| t.to_string())
+            .map(ToString::to_string)
             .collect();
         assert_eq!(
             texts,
