@@ -16,6 +16,7 @@ mod bad_input;
 mod bench;
 #[cfg(test)]
 mod caches;
+mod check;
 #[cfg(test)]
 mod dialects;
 #[cfg(test)]
@@ -40,6 +41,7 @@ mod mllama;
 mod nim_environment;
 #[cfg(test)]
 mod pictures;
+mod plan;
 #[cfg(test)]
 mod published;
 #[cfg(test)]
