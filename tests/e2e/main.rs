@@ -16,6 +16,7 @@ mod bad_input;
 mod bench;
 #[cfg(test)]
 mod caches;
+#[cfg(test)]
 mod check;
 #[cfg(test)]
 mod dialects;
@@ -41,6 +42,7 @@ mod mllama;
 mod nim_environment;
 #[cfg(test)]
 mod pictures;
+#[cfg(test)]
 mod plan;
 #[cfg(test)]
 mod published;
