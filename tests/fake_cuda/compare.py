@@ -116,6 +116,8 @@ def served(options, model, device):
     if (archive := pathlib.Path(model) / "neva.nemo").exists():
         command[-1:] = [archive, "--vision-tower", archive.with_name("clip")]
     command += ["--device", device, "--dtype", options.dtype, "--kv-cache-memory", "256MiB"]
+    # A step of 2048 tokens, which takes a simulated card minutes, and whose memory it cannot tell.
+    command += ["--no-memory-profile"]
     command += options.server
     environment = {**os.environ, "LD_LIBRARY_PATH": str(options.fake.resolve())}
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

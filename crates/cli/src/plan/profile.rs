@@ -4,7 +4,7 @@
 //! products, nor what its allocator rounds up. Of both counts the larger one is planned with.
 
 use anyhow::{Context, Result, bail};
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use vlmd_backend::{BLOCK_TOKENS, CrossRows, KvCache, KvDtype, Model, Step};
 use vlmd_kernels::MemoryWatch;
 use vlmd_media::Picture;
@@ -31,7 +31,7 @@ pub(crate) fn profile(
     bound: &StepBound,
     kv_dtype: KvDtype,
 ) -> Result<Option<Profile>> {
-    let Some(watch) = MemoryWatch::start(model.device())? else {
+    let Some(watch) = begin(model.device()) else {
         return Ok(None);
     };
     let input = processor
@@ -40,23 +40,40 @@ pub(crate) fn profile(
     let features = model
         .encode(&[&input])
         .context("there is no room to encode the largest picture")?;
-    let encoder = watch.peak()?;
+    let encoder = seen(watch);
 
     let blocks = bound.tokens.div_ceil(BLOCK_TOKENS);
     let cache = KvCache::new(model.spec(), blocks, kv_dtype, model.device())
         .context("there is no room for the keys and values of one step")?;
     let step = step(model, bound, blocks, &features, input.features)?;
-    let Some(watch) = MemoryWatch::start(model.device())? else {
+    let Some(watch) = begin(model.device()) else {
         return Ok(None);
     };
     let logits = model.forward(&step, &cache).context(
         "there is no room for the largest step: lower `--max-num-batched-tokens` or \
          `--max-model-len`",
     )?;
-    let step = watch.peak()?;
+    let step = seen(watch);
     drop(logits);
     model.device().synchronize()?;
     Ok(Some(Profile { step, encoder }))
+}
+
+/// Begins to watch a CUDA device. A driver that does not tell of its memory is no reason not to
+/// serve: there are the formulas.
+fn begin(device: &Device) -> Option<MemoryWatch> {
+    MemoryWatch::start(device).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the driver does not tell what the largest step takes");
+        None
+    })
+}
+
+/// What was seen; nothing where the driver does not tell.
+fn seen(watch: MemoryWatch) -> u64 {
+    watch.peak().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the driver does not tell what the largest step took");
+        0
+    })
 }
 
 /// A black picture.
