@@ -46,18 +46,14 @@ pub(super) fn examine(
 ) -> Result<Finding> {
     let place = Place::of(device);
     let compute = || {
-        let inputs = case.inputs_on(device)?;
-        let result = (case.compute)(&inputs, device, Route::Kernel)?;
+        let kernel = (case.prepare)(&case.inputs_on(device)?, device, Route::Kernel)?;
         let route = match place {
             Place::Cpu => Route::Twin,
             Place::Cuda => Route::Kernel,
         };
-        let twins = case.inputs_on(&Device::Cpu)?;
-        let twin = (case.compute)(&twins, &Device::Cpu, route)?;
-        let error = error(&result, &twin)?;
-        let seconds = time(device, sizes.runs, || {
-            (case.compute)(&inputs, device, Route::Kernel)
-        })?;
+        let twin = (case.prepare)(&case.inputs_on(&Device::Cpu)?, &Device::Cpu, route)?;
+        let error = largest_error(&kernel()?, &twin()?)?;
+        let seconds = time(device, sizes.runs, &kernel)?;
         candle_core::Result::Ok((error, seconds))
     };
     let (error, seconds) =
@@ -84,6 +80,18 @@ fn bound(dtype: DType) -> f64 {
         DType::F16 => 16.0 / 2048.0,
         _ => 1e-4,
     }
+}
+
+/// The largest error among results.
+fn largest_error(results: &[Tensor], twins: &[Tensor]) -> candle_core::Result<f64> {
+    if results.len() != twins.len() || results.is_empty() {
+        return Ok(f64::INFINITY);
+    }
+    let pairs = results.iter().zip(twins);
+    let errors: Vec<f64> = pairs
+        .map(|(result, twin)| error(result, twin))
+        .collect::<candle_core::Result<_>>()?;
+    Ok(errors.into_iter().fold(0.0, f64::max))
 }
 
 /// See [`Finding::error`].

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use vlmd_kernels::Place;
 
-use super::cases::{Case, Role, Route, Work};
+use super::cases::{Case, Role, Route, Work, run};
 use super::examine::{error, examine};
 use super::goldens::Answers;
 use super::*;
@@ -28,9 +28,10 @@ fn case(factor: f64) -> Case {
         "12".to_owned(),
         inputs,
         work,
-        move |x, _, route| {
+        move |inputs, _, route| {
             let by = if route == Route::Kernel { factor } else { 1.0 };
-            x[0].affine(by, 0.0)
+            let x = inputs[0].clone();
+            run(move || x.affine(by, 0.0))
         },
     )
 }

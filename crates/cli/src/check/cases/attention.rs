@@ -3,11 +3,10 @@
 use candle_core::{DType, Device, Result, Tensor};
 use vlmd_kernels::{PAGE_TOKENS, Pages, Ragged, RaggedLayout, twin};
 
-use super::{Case, Noise, Role, Route, Sizes, Work, of};
+use super::{Case, Noise, Role, Route, Run, Sizes, Work, of, run};
 
-/// Codes of 8 bits are whole numbers up to 127: where two routes round one otherwise it is off by
-/// that much of a row's largest.
-const INT8_BOUND: f64 = 1.0 / 60.0;
+/// Codes of 8 bits are whole numbers up to 255: where two routes round one otherwise it is off by 1.
+const INT8_BOUND: f64 = 1.01 / 255.0;
 
 /// A step's sequences, in scattered blocks.
 #[derive(Debug, Clone)]
@@ -116,12 +115,15 @@ fn paged(sizes: &Sizes, layout: Layout, dtype: DType, noise: &mut Noise) -> Resu
         flops: 4 * layout.seen * heads * width,
     };
     let shape = described(sizes, &layout);
-    let compute = move |tensors: &[Tensor], device: &Device, route| {
+    let prepare = move |tensors: &[Tensor], device: &Device, route| -> Result<Run> {
         let [q, k, v] = of(tensors)?;
         let ragged = layout.on(device, route)?;
-        vlmd_kernels::paged_attention(q, k.into(), v.into(), &ragged, scale(width))
+        run(move || {
+            let (k, v) = (Pages::from(&k), Pages::from(&v));
+            vlmd_kernels::paged_attention(&q, k, v, &ragged, scale(width))
+        })
     };
-    Ok(Case::new(dtype, shape, tensors, work, compute))
+    Ok(Case::new(dtype, shape, tensors, work, prepare))
 }
 
 fn described(sizes: &Sizes, layout: &Layout) -> String {
@@ -160,6 +162,14 @@ pub(super) fn mixed(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result<Ca
     paged(sizes, layout, dtype, noise)
 }
 
+/// Codes and their scales as pages.
+fn coded<'a>(data: &'a Tensor, scales: &'a Tensor) -> Pages<'a> {
+    Pages {
+        data,
+        scales: Some(scales),
+    }
+}
+
 /// Pages of codes, with scales.
 fn codes(noise: &mut Noise, layout: &Layout, sizes: &Sizes) -> Result<[(Role, Tensor); 2]> {
     let rows = [layout.blocks, PAGE_TOKENS, sizes.kv_heads];
@@ -186,17 +196,15 @@ pub(super) fn decode_int8(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Res
         flops: 4 * layout.seen * heads * width,
     };
     let shape = described(sizes, &layout);
-    let compute = move |tensors: &[Tensor], device: &Device, route| {
+    let prepare = move |tensors: &[Tensor], device: &Device, route| -> Result<Run> {
         let [q, k, k_scales, v, v_scales] = of(tensors)?;
         let ragged = layout.on(device, route)?;
-        let pages = |data, scales| Pages {
-            data,
-            scales: Some(scales),
-        };
-        let (k, v) = (pages(k, k_scales), pages(v, v_scales));
-        vlmd_kernels::paged_attention(q, k, v, &ragged, scale(width))
+        run(move || {
+            let (k, v) = (coded(&k, &k_scales), coded(&v, &v_scales));
+            vlmd_kernels::paged_attention(&q, k, v, &ragged, scale(width))
+        })
     };
-    Ok(Case::new(dtype, shape, tensors, work, compute))
+    Ok(Case::new(dtype, shape, tensors, work, prepare))
 }
 
 /// New keys and values of a prompt's rows, of which the cache's part is the result.
@@ -216,13 +224,16 @@ pub(super) fn write_kv(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result
         flops: 0,
     };
     let shape = format!("{rows} x {kv_heads} x {width}");
-    let compute = move |tensors: &[Tensor], device: &Device, route| {
+    let prepare = move |tensors: &[Tensor], device: &Device, route| -> Result<Run> {
         let [k, v, k_pages, v_pages] = of(tensors)?;
         let ragged = layout.on(device, route)?;
-        vlmd_kernels::write_kv(k, v, k_pages.into(), v_pages.into(), &ragged)?;
-        Tensor::cat(&[k_pages, v_pages], 0)
+        Ok(Box::new(move || {
+            let (keys, values) = (Pages::from(&k_pages), Pages::from(&v_pages));
+            vlmd_kernels::write_kv(&k, &v, keys, values, &ragged)?;
+            Ok(vec![k_pages.clone(), v_pages.clone()])
+        }))
     };
-    Ok(Case::new(dtype, shape, tensors, work, compute))
+    Ok(Case::new(dtype, shape, tensors, work, prepare))
 }
 
 pub(super) fn write_kv_int8(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result<Case> {
@@ -241,22 +252,17 @@ pub(super) fn write_kv_int8(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> R
         flops: 0,
     };
     let shape = format!("{rows} x {kv_heads} x {width}");
-    let compute = move |tensors: &[Tensor], device: &Device, route| {
+    let prepare = move |tensors: &[Tensor], device: &Device, route| -> Result<Run> {
         let [k, v, k_pages, k_scales, v_pages, v_scales] = of(tensors)?;
         let ragged = layout.on(device, route)?;
-        let pages = |data, scales| Pages {
-            data,
-            scales: Some(scales),
-        };
-        let (keys, values) = (pages(k_pages, k_scales), pages(v_pages, v_scales));
-        vlmd_kernels::write_kv(k, v, keys, values, &ragged)?;
-        let read = |codes: &Tensor, scales: &Tensor| {
-            let codes = codes.to_dtype(DType::F32)?.affine(1.0, -128.0)?;
-            codes.broadcast_mul(&scales.unsqueeze(3)?)
-        };
-        Tensor::cat(&[read(k_pages, k_scales)?, read(v_pages, v_scales)?], 0)
+        Ok(Box::new(move || {
+            let (keys, values) = (coded(&k_pages, &k_scales), coded(&v_pages, &v_scales));
+            vlmd_kernels::write_kv(&k, &v, keys, values, &ragged)?;
+            let written = [&k_pages, &k_scales, &v_pages, &v_scales];
+            Ok(written.into_iter().cloned().collect())
+        }))
     };
-    let case = Case::new(dtype, shape, tensors, work, compute);
+    let case = Case::new(dtype, shape, tensors, work, prepare);
     Ok(Case {
         bound: Some(INT8_BOUND),
         ..case
@@ -291,14 +297,14 @@ fn dense(
     };
     let shape =
         format!("{pictures} x {rows} rows, {keys} keys, {heads}/{kv_heads} heads of {width}");
-    let compute = move |tensors: &[Tensor], _: &Device, route| {
+    let prepare = move |tensors: &[Tensor], _: &Device, route| {
         let [q, k, v] = of(tensors)?;
         match route {
-            Route::Kernel => vlmd_kernels::attention(q, k, v, scale(width)),
-            Route::Twin => twin::attention(q, k, v, scale(width)),
+            Route::Kernel => run(move || vlmd_kernels::attention(&q, &k, &v, scale(width))),
+            Route::Twin => run(move || twin::attention(&q, &k, &v, scale(width))),
         }
     };
-    Ok(Case::new(dtype, shape, tensors, work, compute))
+    Ok(Case::new(dtype, shape, tensors, work, prepare))
 }
 
 /// A tower's, over two views.

@@ -3,7 +3,7 @@
 use candle_core::{DType, Result};
 use vlmd_kernels::{Linear, twin};
 
-use super::{Case, Noise, Role, Route, Sizes, Work, of};
+use super::{Case, Noise, Role, Route, Sizes, Work, of, run};
 
 /// A row for each sequence: bounded by reading the weight.
 pub(super) fn decode(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result<Case> {
@@ -36,8 +36,11 @@ fn linear(rows: usize, sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result
         |tensors, _, route| {
             let [x, weight, bias] = of(tensors)?;
             match route {
-                Route::Kernel => Linear::new(weight.clone(), Some(bias.clone()))?.forward(x),
-                Route::Twin => twin::linear(x, weight, Some(bias)),
+                Route::Kernel => {
+                    let layer = Linear::new(weight, Some(bias))?;
+                    run(move || layer.forward(&x))
+                }
+                Route::Twin => run(move || twin::linear(&x, &weight, Some(&bias))),
             }
         },
     ))

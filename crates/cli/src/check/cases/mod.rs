@@ -171,8 +171,12 @@ pub(super) struct Work {
     pub(super) flops: usize,
 }
 
-/// Computes with a case's tensors, which are on the device.
-type Compute = Box<dyn Fn(&[Tensor], &Device, Route) -> Result<Tensor>>;
+/// A computation that is ready to run, again and again. Each of its results is looked at.
+pub(super) type Run = Box<dyn Fn() -> Result<Vec<Tensor>>>;
+
+/// Makes one of a case's tensors, which are on the device: what a server does once for all layers,
+/// or for all steps, is done here and not timed.
+type Prepare = Box<dyn Fn(&[Tensor], &Device, Route) -> Result<Run>>;
 
 /// Tensors for a kernel, and how to compute with them.
 pub(super) struct Case {
@@ -183,7 +187,7 @@ pub(super) struct Case {
     pub(super) work: Work,
     /// What it may be off, where that is not a matter of its type.
     pub(super) bound: Option<f64>,
-    pub(super) compute: Compute,
+    pub(super) prepare: Prepare,
 }
 
 impl Case {
@@ -193,7 +197,7 @@ impl Case {
         shape: String,
         inputs: Vec<(Role, Tensor)>,
         work: Work,
-        compute: impl Fn(&[Tensor], &Device, Route) -> Result<Tensor> + 'static,
+        prepare: impl Fn(&[Tensor], &Device, Route) -> Result<Run> + 'static,
     ) -> Self {
         Self {
             dtype,
@@ -201,7 +205,7 @@ impl Case {
             inputs,
             work,
             bound: None,
-            compute: Box::new(compute),
+            prepare: Box::new(prepare),
         }
     }
 
@@ -229,9 +233,14 @@ impl Case {
 }
 
 /// The inputs as an array, which a case has as many of as it was made with.
-fn of<const N: usize>(inputs: &[Tensor]) -> Result<&[Tensor; N]> {
-    match inputs.try_into() {
-        Ok(inputs) => Ok(inputs),
+fn of<const N: usize>(inputs: &[Tensor]) -> Result<[Tensor; N]> {
+    match <&[Tensor; N]>::try_from(inputs) {
+        Ok(inputs) => Ok(inputs.clone()),
         Err(_) => candle_core::bail!("a case of {N} tensors has {}", inputs.len()),
     }
+}
+
+/// A computation with one result.
+pub(super) fn run(compute: impl Fn() -> Result<Tensor> + 'static) -> Result<Run> {
+    Ok(Box::new(move || Ok(vec![compute()?])))
 }

@@ -3,7 +3,7 @@
 use candle_core::{DType, Result, Tensor};
 use vlmd_kernels::twin;
 
-use super::{Case, Noise, Role, Route, Sizes, Work, of};
+use super::{Case, Noise, Role, Route, Sizes, Work, of, run};
 
 const EPS: f32 = 1e-5;
 
@@ -31,8 +31,8 @@ pub(super) fn rms_norm(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result
         |tensors, _, route| {
             let [x, weight] = of(tensors)?;
             match route {
-                Route::Kernel => vlmd_kernels::rms_norm(x, weight, EPS),
-                Route::Twin => twin::rms_norm(x, weight, EPS),
+                Route::Kernel => run(move || vlmd_kernels::rms_norm(&x, &weight, EPS)),
+                Route::Twin => run(move || twin::rms_norm(&x, &weight, EPS)),
             }
         },
     ))
@@ -55,8 +55,8 @@ pub(super) fn layer_norm(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Resu
         |tensors, _, route| {
             let [x, weight, bias] = of(tensors)?;
             match route {
-                Route::Kernel => vlmd_kernels::layer_norm(x, weight, bias, EPS),
-                Route::Twin => twin::layer_norm(x, weight, bias, EPS),
+                Route::Kernel => run(move || vlmd_kernels::layer_norm(&x, &weight, &bias, EPS)),
+                Route::Twin => run(move || twin::layer_norm(&x, &weight, &bias, EPS)),
             }
         },
     ))
@@ -76,14 +76,14 @@ fn activation(
     let work = work(rows * width, rows * written, dtype);
     let shape = format!("{rows} x {width}");
     let tensors = vec![(Role::Activation, x)];
-    let compute = move |tensors: &[Tensor], _: &_, route| {
+    let prepare = move |tensors: &[Tensor], _: &_, route| {
         let [x] = of(tensors)?;
         match route {
-            Route::Kernel => kernel(x),
-            Route::Twin => twin(x),
+            Route::Kernel => run(move || kernel(&x)),
+            Route::Twin => run(move || twin(&x)),
         }
     };
-    Ok(Case::new(dtype, shape, tensors, work, compute))
+    Ok(Case::new(dtype, shape, tensors, work, prepare))
 }
 
 pub(super) fn swiglu(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result<Case> {
@@ -132,8 +132,8 @@ pub(super) fn rope(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result<Cas
         |tensors, _, route| {
             let [x, cos, sin] = of(tensors)?;
             match route {
-                Route::Kernel => vlmd_kernels::rope(x, cos, sin),
-                Route::Twin => twin::rope(x, cos, sin),
+                Route::Kernel => run(move || vlmd_kernels::rope(&x, &cos, &sin)),
+                Route::Twin => run(move || twin::rope(&x, &cos, &sin)),
             }
         },
     ))
