@@ -5,8 +5,8 @@
 #
 # usage: cuda.sh [--force] [--folder FOLDER]    (of what is built and may be kept; target/cuda)
 #
-# It takes half an hour of two cores, of which the compiler takes most. So it records what it was run
-# on in .ci/cuda.last, which is committed, and does not run again before one of its inputs changes.
+# It takes long, and the compiler most of that. So it records what it was run on in .ci/cuda.last, which
+# is committed, and does not run again before one of its inputs changes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 record=.ci/cuda.last

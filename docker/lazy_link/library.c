@@ -3,6 +3,7 @@
 // Compiled once per library, by make.sh, with
 //   RESOLVE  the name of the one function here,
 //   SONAME   the library, as the dynamic loader looks it up,
+//   TOLD     whether somebody else says that the library is not there,
 //   ABSENT   what its functions answer where the library cannot be loaded,
 //   UNKNOWN  what they answer where it is there and has no such function: an older driver.
 #include <dlfcn.h>
@@ -19,11 +20,12 @@ struct slot {
 static void *library;
 static pthread_once_t opened = PTHREAD_ONCE_INIT;
 
-// Said once, on standard error: the status alone does not tell which library is amiss, or why.
+// Said once, on standard error: the status alone does not tell which library is amiss, or why. Of the
+// driver vlmd itself says so, and goes on without one.
 static void open_library(void) {
     // Global: cuBLAS's own libraries look for each other's functions.
     library = dlopen(SONAME, RTLD_NOW | RTLD_GLOBAL);
-    if (!library) fprintf(stderr, "vlmd: cannot load a library for CUDA: %s\n", dlerror());
+    if (!library && !TOLD) fprintf(stderr, "vlmd: cannot load a library for CUDA: %s\n", dlerror());
 }
 
 static int absent(void) { return ABSENT; }

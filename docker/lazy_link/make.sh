@@ -27,9 +27,10 @@ done
 ln -sfn lib64 "$out/lib"
 ln -sf "$(realpath "$libraries/libcudart_static.a")" "$out/lib64/libcudart.a"
 
-# archive NAME LIBRARY ABSENT UNKNOWN: libNAME.a, of the functions that LIBRARY has.
+# archive NAME LIBRARY TOLD ABSENT UNKNOWN: libNAME.a, of the functions that LIBRARY has. The last
+# three are as library.c has them.
 archive() {
-  local name=$1 library=$2 absent=$3 unknown=$4 soname
+  local name=$1 library=$2 told=$3 absent=$4 unknown=$5 soname
   soname=$(readelf -d "$library" | sed -n 's/.*(SONAME).*\[\(.*\)\]/\1/p')
   cd "$out/work"
   nm -D --defined-only "$library" | awk '$2 ~ /[TWi]/ {print $3}' | sed 's/@.*//' |
@@ -37,16 +38,17 @@ archive() {
   gcc -c "$here/call.S" -o "$name.call.o" \
     -DFIRST="lazy_${name}_first" -DRESOLVE="lazy_${name}_resolve" -DNAMES="\"$name.names\""
   gcc -Wall -Wextra -Werror -O2 -fPIC -c "$here/library.c" -o "$name.library.o" \
-    -DRESOLVE="lazy_${name}_resolve" -DSONAME="\"$soname\"" -DABSENT="$absent" -DUNKNOWN="$unknown"
+    -DRESOLVE="lazy_${name}_resolve" -DSONAME="\"$soname\"" -DTOLD="$told" \
+    -DABSENT="$absent" -DUNKNOWN="$unknown"
   ar rcs "$out/lib64/lib$name.a" "$name.call.o" "$name.library.o"
 }
 
 # The statuses are those of cuda.h, cublas_api.h, curand.h and nvrtc.h.
-archive cuda "$libraries/stubs/libcuda.so" 100 500 # NO_DEVICE, NOT_FOUND
-archive cublas "$libraries/libcublas.so" 1 15      # NOT_INITIALIZED, NOT_SUPPORTED
-archive cublasLt "$libraries/libcublasLt.so" 1 15
-archive curand "$libraries/libcurand.so" 203 204 # INITIALIZATION_FAILED, ARCH_MISMATCH
-archive nvrtc "$libraries/libnvrtc.so" 11 11     # INTERNAL_ERROR
+archive cuda "$libraries/stubs/libcuda.so" 1 100 500 # NO_DEVICE, NOT_FOUND
+archive cublas "$libraries/libcublas.so" 0 1 15      # NOT_INITIALIZED, NOT_SUPPORTED
+archive cublasLt "$libraries/libcublasLt.so" 0 1 15
+archive curand "$libraries/libcurand.so" 0 203 204 # INITIALIZATION_FAILED, ARCH_MISMATCH
+archive nvrtc "$libraries/libnvrtc.so" 0 11 11     # INTERNAL_ERROR
 rm -rf "$out/work"
 
 echo "export CUDA_HOME=$out CUDA_PATH=$out PATH=$out/bin:\$PATH"
