@@ -55,6 +55,8 @@ int multiply(int m, int n, int k, double alpha, Matrix a, Matrix b, double beta,
     if (m < 0 || n < 0 || k < 0 || batches < 0 || !a.holds(m, k) || !b.holds(k, n) ||
         leading < std::max(1, m))
         return InvalidValue;
+    if (FILE* trace = shim::trace())
+        fprintf(trace, "fake cuda: gemm <<<%d x [%d,%d,%d]>>>\n", batches, m, n, k);
     // Widened once, with the dimension that is summed over last.
     std::vector<double> rows(size_t{1} * m * k), columns(size_t{1} * n * k);
     for (int batch = 0; batch < batches; batch++) {

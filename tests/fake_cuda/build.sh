@@ -2,11 +2,14 @@
 # Builds libcuda.so.1, libcublas.so.13 and libcurand.so.10 that run a CUDA binary's kernels on
 # the CPU.
 #
-# usage: build.sh BINARY OUT
+# usage: [SANITIZE=1] build.sh BINARY OUT
 #
-# BINARY was built with `--features cuda` and the toolkit that CUDA_HOME names; its build folder
-# holds the PTX whose kernel names are registered. Of candle's kernels those run that compile as
-# plain C++: all but convolution and the quantised ones.
+# BINARY, a program or a test, was built with `--features cuda` and the toolkit that CUDA_HOME
+# names; its build folder holds the PTX whose kernel names are registered. All of vlmd's kernels
+# run, and of candle's those that compile as plain C++: all but convolution and the quantised ones.
+#
+# With SANITIZE=1 kernels stop where they read or write outside of what was allocated. The
+# sanitizer must then be loaded first: LD_PRELOAD="$(gcc -print-file-name=libasan.so)".
 set -euo pipefail
 binary=$(realpath "$1")
 mkdir -p "$2"
@@ -19,22 +22,37 @@ sources=$(cargo metadata --locked --format-version 1 --manifest-path "$here/../.
 for package in json.load(sys.stdin)["packages"]:
     if package["name"] == "candle-kernels":
         print(os.path.join(os.path.dirname(package["manifest_path"]), "src"))')
-ptx=$(dirname "$(find "$(dirname "$binary")/build" -name affine.ptx -size +0 -printf '%T@ %p\n' | sort -n | tail -n 1 | cut -d ' ' -f 2)")
+folder=$(dirname "$binary")
+# Tests lie in a folder of their own.
+[ -d "$folder/build" ] || folder=$(dirname "$folder")
+newest() {
+  find "$folder/build" -name "$1" -size +0 -printf '%T@ %h\n' | sort -n | tail -n 1 | cut -d ' ' -f 2
+}
 
 cd "$out"
 flags=(-O1 -std=c++17 -w -fPIC -D__CUDA_ARCH__=800 -include "$here/shim.h"
-  -I"$CUDA_HOME/include" -I"$CUDA_HOME/include/cccl" -I"$sources" -I.)
+  -I"$CUDA_HOME/include" -I"$CUDA_HOME/include/cccl")
+[ -z "${SANITIZE:-}" ] || flags+=(-g -fsanitize=address)
 objects=()
-for module in affine binary cast fill indexing reduce sort ternary unary; do
-  sed -E 's/extern __shared__ (\w+) (\w+)\[\];/SHARED_DYN(\1, \2);/' "$sources/$module.cu" >"$module.cu"
-  {
-    echo "#include \"$module.cu\""
-    grep -oE '\.entry [A-Za-z0-9_]+' "$ptx/$module.ptx" | cut -d ' ' -f 2 | sort -u |
-      sed 's/.*/static int r_& = shim::register_kernel("&", \&&);/'
-  } >"$module.cpp"
-  g++ "${flags[@]}" -c "$module.cpp" -o "$module.o"
-  objects+=("$module.o")
-done
+# compile SOURCES PTX MODULE...: the kernels that PTX has, as C++.
+compile() {
+  local sources=$1 ptx=$2 module
+  shift 2
+  for module in "$@"; do
+    sed -E 's/extern __shared__ (\w+) (\w+)\[\];/SHARED_DYN(\1, \2);/' "$sources/$module.cu" >"$module.cu"
+    {
+      echo "#include \"$module.cu\""
+      grep -oE '\.entry [A-Za-z0-9_]+' "$ptx/$module.ptx" | cut -d ' ' -f 2 | sort -u |
+        sed 's/.*/static int r_& = shim::register_kernel("&", \&&);/'
+    } >"$module.cpp"
+    g++ "${flags[@]}" -I"$sources" -I. -c "$module.cpp" -o "$module.o"
+    objects+=("$module.o")
+  done
+}
+compile "$sources" "$(newest affine.ptx)" affine binary cast fill indexing reduce sort ternary unary
+own=$here/../../crates/kernels/cuda
+mapfile -t modules < <(basename -s .cu -a "$own"/*.cu)
+compile "$own" "$(newest norms.ptx)" "${modules[@]}"
 for part in driver blas rand; do
   g++ "${flags[@]}" -c "$here/$part.cpp" -o "$part.o"
 done

@@ -1,7 +1,7 @@
 // libcuda.so.1: the driver calls that cudarc makes, with one pretended card whose memory is the
 // heap and whose kernels are the CPU builds that registered themselves.
 //
-// FAKE_CUDA_TRACE=1 prints each launch.
+// FAKE_CUDA_TRACE=FILE adds a line to the file for each launch, products of matrices among them.
 #include <sys/mman.h>
 
 #include <map>
@@ -143,7 +143,6 @@ int add_kernel(const char* name, void* kernel, Caller caller) {
 }
 
 static std::mutex launch_mutex;
-static const bool trace = getenv("FAKE_CUDA_TRACE") != nullptr;
 
 }  // namespace shim
 
@@ -154,7 +153,14 @@ static constexpr size_t CardMemory = 8ull << 30;
 // No bytes are an error where the driver has no memory pools, and this one claims none.
 static int allocate(Address* address, size_t bytes) {
     if (bytes == 0) return InvalidValue;
+#ifdef __SANITIZE_ADDRESS__
+    // To the byte, so that the sanitizer sees the first one beyond.
+    void* exact = nullptr;
+    if (posix_memalign(&exact, 256, bytes) != 0) return OutOfMemory;
+    *address = reinterpret_cast<Address>(exact);
+#else
     *address = reinterpret_cast<Address>(aligned_alloc(256, (bytes + 511) & ~size_t{255}));
+#endif
     return *address ? Success : OutOfMemory;
 }
 static void* pointer(Address address) { return reinterpret_cast<void*>(address); }
@@ -267,8 +273,8 @@ int cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned gr
                    void*, void** arguments, void**) {
     const std::lock_guard<std::mutex> lock(shim::launch_mutex);
     const auto* kernel = static_cast<shim::Kernel*>(function);
-    if (shim::trace)
-        fprintf(stderr, "fake cuda: %s <<<(%u,%u,%u),(%u,%u,%u),%u>>>\n", kernel->name.c_str(),
+    if (FILE* trace = shim::trace())
+        fprintf(trace, "fake cuda: %s <<<(%u,%u,%u),(%u,%u,%u),%u>>>\n", kernel->name.c_str(),
                 grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes);
     // The bounds of every card since compute capability 3.
     const unsigned threads = block_x * block_y * block_z;

@@ -91,6 +91,18 @@ int register_kernel(const char* name, void (*kernel)(A...)) {
     });
 }
 
+// Where each launch is written to: the file that FAKE_CUDA_TRACE names, null where it names none.
+inline FILE* trace() {
+    static FILE* file = [] {
+        const char* path = getenv("FAKE_CUDA_TRACE");
+        FILE* opened = path && *path ? fopen(path, "a") : nullptr;
+        // The libraries share the file: a line is written at once.
+        if (opened) setvbuf(opened, nullptr, _IOLBF, 0);
+        return opened;
+    }();
+    return file;
+}
+
 inline int lane() { return scheduler().current & 31; }
 
 // The value that lane `source` of this warp passed to the same call.

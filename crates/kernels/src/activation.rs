@@ -2,6 +2,9 @@
 
 use candle_core::{D, Result, Tensor, bail};
 
+#[cfg(feature = "cuda")]
+use crate::cuda;
+use crate::route::Route;
 use crate::{cpu, portable};
 
 /// `silu(gate) * up`, the gated activation of Llama-like decoders (Shazeer 2020).
@@ -17,10 +20,11 @@ pub fn swiglu(gate_up: &Tensor) -> Result<Tensor> {
             gate_up.shape()
         );
     }
-    if gate_up.device().is_cpu() {
-        cpu::swiglu(gate_up)
-    } else {
-        portable::swiglu(gate_up)
+    match Route::of(gate_up) {
+        Route::Cpu => cpu::swiglu(gate_up),
+        #[cfg(feature = "cuda")]
+        Route::Cuda => cuda::swiglu(gate_up),
+        Route::Portable => portable::swiglu(gate_up),
     }
 }
 
@@ -41,10 +45,11 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// When the device fails.
 pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() {
-        cpu::quick_gelu(x)
-    } else {
-        portable::quick_gelu(x)
+    match Route::of(x) {
+        Route::Cpu => cpu::quick_gelu(x),
+        #[cfg(feature = "cuda")]
+        Route::Cuda => cuda::quick_gelu(x),
+        Route::Portable => portable::quick_gelu(x),
     }
 }
 
@@ -53,10 +58,11 @@ pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// When the device fails.
 pub fn squared_relu(x: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() {
-        cpu::squared_relu(x)
-    } else {
-        portable::squared_relu(x)
+    match Route::of(x) {
+        Route::Cpu => cpu::squared_relu(x),
+        #[cfg(feature = "cuda")]
+        Route::Cuda => cuda::squared_relu(x),
+        Route::Portable => portable::squared_relu(x),
     }
 }
 

@@ -6,8 +6,10 @@
 //! * On the **CPU** it runs this crate's own kernels (`cpu`). Activations are f32, sums are f32,
 //!   weights and the cache keep their 16-bit or 8-bit form and are widened in registers. AVX-512, AVX2
 //!   or plain code is chosen once, when the first kernel runs.
-//! * On **any other device** it takes a route of candle's own operations (`portable`), in the
-//!   dtype of the weights. The tests hold both routes against each other on the same tensors.
+//! * On **NVIDIA cards** it runs its own kernels, too (`cuda`), where it has one for the operation
+//!   and the dtype: activations are f32, f16 or bf16, sums are f32.
+//! * For **everything else** it takes a route of candle's own operations (`portable`), in the
+//!   dtype of the weights. The tests hold the routes against each other on the same tensors.
 //!
 //! # Threads
 //!
@@ -26,14 +28,18 @@ mod activation;
 mod attention;
 mod cards;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod device;
 mod linear;
 mod norm;
 mod paged_attention;
 mod pages;
 mod portable;
+mod qkv;
 mod ragged;
 mod rope;
+mod route;
 mod scratch;
 pub mod twin;
 mod watch;
@@ -47,9 +53,10 @@ pub use attention::attention;
 pub use cards::{Capability, DriverError, Family, cards, family_for};
 pub use device::{CudaBuild, CudaCard, CudaDriver, cuda_build, cuda_driver, free_cuda_memory};
 pub use linear::Linear;
-pub use norm::{layer_norm, rms_norm};
+pub use norm::{add_layer_norm, add_rms_norm, layer_norm, rms_norm};
 pub use paged_attention::{paged_attention, write_kv};
 pub use pages::Pages;
+pub use qkv::qkv_rope_write;
 pub use ragged::{PAGE_TOKENS, Ragged, RaggedLayout};
 pub use rope::rope;
 pub use scratch::{Attended, Place, attention_scratch, paged_attention_scratch};

@@ -36,8 +36,8 @@ pub(crate) struct GatherPlan {
     groups: Vec<Group>,
     /// `[T]` for each row of the step its row among the groups' results.
     order: Tensor,
-    /// `[T, 1]` slots of the new tokens.
-    slots: Tensor,
+    /// `[T, 1]` slots of the new tokens, u32.
+    pub(crate) slots: Tensor,
 }
 
 impl GatherPlan {

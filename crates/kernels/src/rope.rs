@@ -2,6 +2,9 @@
 
 use candle_core::{Result, Tensor, bail};
 
+#[cfg(feature = "cuda")]
+use crate::cuda;
+use crate::route::Route;
 use crate::{cpu, portable};
 
 /// Rotates each head by its token's angles, the half-split form (Su et al. 2021, in the layout
@@ -15,6 +18,25 @@ use crate::{cpu, portable};
 /// When the shapes do not fit or the device fails.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let (rows, _, head_dim) = x.dims3()?;
+    check((rows, head_dim), x, cos, sin)?;
+    if x.elem_count() == 0 {
+        return Ok(x.clone());
+    }
+    match Route::of(x) {
+        Route::Cpu => cpu::rope(x, cos, sin),
+        #[cfg(feature = "cuda")]
+        Route::Cuda => cuda::rope(x, cos, sin),
+        Route::Portable => portable::rope(x, cos, sin),
+    }
+}
+
+/// Whether angles fit so many rows of heads of a width, which are in `x`.
+pub(crate) fn check(
+    (rows, head_dim): (usize, usize),
+    x: &Tensor,
+    cos: &Tensor,
+    sin: &Tensor,
+) -> Result<()> {
     let angles = cos.dims2()?;
     if angles.0 != rows || 2 * angles.1 > head_dim || sin.dims2()? != angles {
         bail!(
@@ -24,12 +46,5 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
             sin.shape()
         );
     }
-    if x.elem_count() == 0 {
-        return Ok(x.clone());
-    }
-    if x.device().is_cpu() {
-        cpu::rope(x, cos, sin)
-    } else {
-        portable::rope(x, cos, sin)
-    }
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! Norms with their weights.
 
 use candle_core::{Result, Tensor};
-use vlmd_kernels::{layer_norm, rms_norm};
+use vlmd_kernels::{add_layer_norm, add_rms_norm, layer_norm, rms_norm};
 
 use super::params::Params;
 use crate::LoadError;
@@ -58,6 +58,14 @@ impl Norm {
         match self {
             Self::Rms { weight, eps } => rms_norm(x, weight, *eps),
             Self::Layer { weight, bias, eps } => layer_norm(x, weight, bias, *eps),
+        }
+    }
+
+    /// The sum `x + added` of two `[.., width]`, and its norm.
+    pub(crate) fn add(&self, x: &Tensor, added: &Tensor) -> Result<(Tensor, Tensor)> {
+        match self {
+            Self::Rms { weight, eps } => add_rms_norm(x, added, weight, *eps),
+            Self::Layer { weight, bias, eps } => add_layer_norm(x, added, weight, bias, *eps),
         }
     }
 }

@@ -119,7 +119,6 @@ fn layer(
             inner_norm: Some(Norm::layer(&attention.at("inner_attn_ln"), hidden, eps)?),
             output: attention.linear_with_bias("out_proj", hidden, hidden)?,
             heads: sizes.heads,
-            kv_heads: sizes.kv_heads,
             head_dim: sizes.head_dim,
         },
         mlp_norm: Norm::layer(&params.at("final_layer_norm"), hidden, eps)?,

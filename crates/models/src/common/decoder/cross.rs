@@ -4,7 +4,7 @@ use candle_core::{Device, Result, Tensor, bail};
 use vlmd_backend::{CrossRows, KvCache, Step};
 use vlmd_kernels::{Linear, attention};
 
-use super::{Decoder, Mlp, llama};
+use super::{Decoder, Mlp, Residual, llama};
 use crate::LoadError;
 use crate::common::norm::Norm;
 use crate::common::params::Params;
@@ -90,7 +90,7 @@ impl LookingDecoder {
             }
             for (index, (before, layer)) in self.looking.iter().enumerate() {
                 if *before == next {
-                    x = layer.forward(&x, &step.cross, index)?;
+                    x = Residual::new(layer.forward(&x.sum()?, &step.cross, index)?);
                 }
             }
             Ok(x)

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use vlmd_backend::{KvPages, LayerCache};
-use vlmd_kernels::{Linear, Pages, paged_attention, rope, write_kv};
+use vlmd_kernels::{Linear, Pages, paged_attention, qkv_rope_write};
 
 use super::Pass;
 use super::mlp::Mlp;
@@ -18,12 +18,49 @@ pub(crate) struct Layer {
 }
 
 impl Layer {
-    /// `[T, hidden]` to the same shape.
-    pub(crate) fn forward(&self, x: &Tensor, pass: &Pass, cache: &LayerCache) -> Result<Tensor> {
-        let normed = self.attention_norm.forward(x)?;
-        let x = (x + self.attention.forward(&normed, pass, cache)?)?;
-        let normed = self.mlp_norm.forward(&x)?;
-        x + self.mlp.forward(&normed)?
+    /// What comes out of the layer for what goes in.
+    pub(crate) fn forward(
+        &self,
+        x: &Residual,
+        pass: &Pass,
+        cache: &LayerCache,
+    ) -> Result<Residual> {
+        let (x, normed) = x.normed(&self.attention_norm)?;
+        let attended = self.attention.forward(&normed, pass, cache)?;
+        let (sum, normed) = self.mlp_norm.add(&x, &attended)?;
+        let added = Some(self.mlp.forward(&normed)?);
+        Ok(Residual { sum, added })
+    }
+}
+
+/// The hidden states between two layers, `[T, hidden]`: what a layer gives is added only when the
+/// next one norms the sum, which is one pass over memory instead of two.
+pub(crate) struct Residual {
+    sum: Tensor,
+    /// What is still to be added.
+    added: Option<Tensor>,
+}
+
+impl Residual {
+    /// Hidden states with nothing left to be added.
+    pub(crate) fn new(sum: Tensor) -> Self {
+        Self { sum, added: None }
+    }
+
+    /// The hidden states.
+    pub(crate) fn sum(self) -> Result<Tensor> {
+        match self.added {
+            Some(added) => self.sum + added,
+            None => Ok(self.sum),
+        }
+    }
+
+    /// The hidden states, and their norm.
+    fn normed(&self, norm: &Norm) -> Result<(Tensor, Tensor)> {
+        match &self.added {
+            Some(added) => norm.add(&self.sum, added),
+            None => Ok((self.sum.clone(), norm.forward(&self.sum)?)),
+        }
     }
 }
 
@@ -35,33 +72,20 @@ pub(crate) struct Attention {
     /// Between attention and the output projection; Kosmos-2 has one.
     pub(crate) inner_norm: Option<Norm>,
     pub(crate) output: Linear,
+    /// Of queries; how many keys have the cache says.
     pub(crate) heads: usize,
-    pub(crate) kv_heads: usize,
     pub(crate) head_dim: usize,
 }
 
 impl Attention {
     fn forward(&self, x: &Tensor, pass: &Pass, cache: &LayerCache) -> Result<Tensor> {
-        let rows = x.dim(0)?;
-        let queries = self.heads * self.head_dim;
-        let keys = self.kv_heads * self.head_dim;
-        let qkv = self.qkv.forward(x)?;
-        let heads = |start, heads: usize| {
-            qkv.narrow(1, start, heads * self.head_dim)?
-                .reshape((rows, heads, self.head_dim))
-        };
-        let rotated = |x: Tensor| match &pass.angles {
-            Some((cos, sin)) => rope(&x, cos, sin),
-            None => Ok(x),
-        };
-        let query = rotated(heads(0, self.heads)?)?;
-        let key = rotated(heads(queries, self.kv_heads)?)?;
-        let value = heads(queries + keys, self.kv_heads)?;
         let (keys, values) = (pages(&cache.k), pages(&cache.v));
-        write_kv(&key, &value, keys, values, &pass.ragged)?;
+        let qkv = self.qkv.forward(x)?;
+        let angles = pass.angles.as_ref().map(|(cos, sin)| (cos, sin));
+        let query = qkv_rope_write(&qkv, angles, self.heads, keys, values, &pass.ragged)?;
         let scale = (self.head_dim as f32).sqrt().recip();
-        let attended =
-            paged_attention(&query, keys, values, &pass.ragged, scale)?.reshape((rows, queries))?;
+        let attended = paged_attention(&query, keys, values, &pass.ragged, scale)?;
+        let attended = attended.flatten_from(1)?;
         match &self.inner_norm {
             Some(norm) => self.output.forward(&norm.forward(&attended)?),
             None => self.output.forward(&attended),

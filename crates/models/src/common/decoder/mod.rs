@@ -15,7 +15,7 @@ use candle_core::{DType, Device, IndexOp, Result, Tensor};
 use vlmd_backend::{KvCache, ModelSpec, Step};
 use vlmd_kernels::{Linear, Ragged, RaggedLayout};
 
-pub(crate) use layer::{Attention, Layer};
+pub(crate) use layer::{Attention, Layer, Residual};
 pub(crate) use mlp::Mlp;
 
 use super::norm::Norm;
@@ -89,21 +89,21 @@ impl Decoder {
     }
 
     /// The same with something between the layers: `between` is called with the index of the
-    /// layer that comes next, and the hidden states `[T, hidden]` that it is to take; at last
-    /// with the number of layers.
+    /// layer that comes next, and the hidden states that it is to take; at last with the number
+    /// of layers.
     pub(crate) fn forward_with(
         &self,
         step: &Step,
         cache: &KvCache,
-        mut between: impl FnMut(usize, Tensor) -> Result<Tensor>,
+        mut between: impl FnMut(usize, Residual) -> Result<Residual>,
     ) -> Result<Tensor> {
         let pass = self.pass(step)?;
-        let mut x = self.embed(step)?;
+        let mut x = Residual::new(self.embed(step)?);
         for (index, (layer, cache)) in self.weights.layers.iter().zip(&cache.layers).enumerate() {
             x = between(index, x)?;
             x = layer.forward(&x, &pass, cache)?;
         }
-        let x = between(self.weights.layers.len(), x)?;
+        let x = between(self.weights.layers.len(), x)?.sum()?;
         self.logits(&x, &step.logit_rows)
     }
 

@@ -208,7 +208,6 @@ impl LayerLoader<'_> {
                     sizes.heads * sizes.head_dim,
                 )?,
                 heads: sizes.heads,
-                kv_heads: sizes.kv_heads,
                 head_dim: sizes.head_dim,
             },
             mlp_norm: self.norm(layer.first(), self.names.mlp_norm)?,

@@ -1,0 +1,11 @@
+//! This crate's own CUDA kernels: what is in here brings tensors to them. The kernels are in the
+//! crate's folder `cuda`, with what they compute and how; `build.rs` makes PTX of them.
+
+mod activations;
+mod launch;
+mod norms;
+mod rotary;
+
+pub(crate) use activations::{quick_gelu, squared_relu, swiglu};
+pub(crate) use norms::{layer_norm, rms_norm};
+pub(crate) use rotary::{qkv_rope_write, rope};
