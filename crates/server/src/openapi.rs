@@ -5,7 +5,7 @@ mod everywhere;
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 use vlmd_api::anthropic::StreamEvent;
-use vlmd_api::responses::ResponseEvent;
+use vlmd_api::responses::{ItemOrder, ResponseEvent};
 use vlmd_api::{
     CHAT_FIELDS, ChatChunk, HostedChunk, StreamErrorBody, TextChunk, TextPrompt, UNSUPPORTED,
     UNSUPPORTED_IN_COMPLETIONS, Unsupported,
@@ -68,7 +68,8 @@ const OF_PROMPTS: [&str; 3] = [
         TextPrompt,
         StreamErrorBody,
         StreamEvent,
-        ResponseEvent
+        ResponseEvent,
+        ItemOrder
     )),
     tags(
         (name = "chat", description = "Questions and answers"),
