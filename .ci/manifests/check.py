@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Holds docker/kubernetes and docker/compose.yaml against schemas and against each other.
+"""Holds what docker/ says against schemas, against itself and against the sources.
 
 Every overlay is built alone, with each component and with all of them. Objects of Kubernetes' own
 must follow its published schemas, custom resources those in custom.py, and the compose file the
 compose specification. Then names must lead somewhere: selectors to pods, ports to containers,
-claims to volumes, settings and metrics to what vlmd has.
+claims to volumes, settings and metrics to what vlmd has. And the context of each image must hold
+the files outside of the crates that the sources are compiled with.
 """
 
 import re
@@ -111,6 +112,40 @@ def check_compose(settings):
     return len(file.service_names())
 
 
+def included():
+    """Files outside of the crates that cargo reads, each with what names it."""
+    for path in sorted((PROJECT / "crates").rglob("*.rs")):
+        # Tests are not built there.
+        if "tests" in path.parts or path.name == "tests.rs":
+            continue
+        text = path.read_text().partition("#[cfg(test)]\nmod tests {")[0]
+        crate = next(folder for folder in path.parents if (folder / "Cargo.toml").exists())
+        for base, pattern in [
+            (path.parent, r'include_(?:str|bytes)!\(\s*"([^"]+)"'),
+            (crate, r'concat!\(\s*env!\("CARGO_MANIFEST_DIR"\),\s*"/?([^"]+)"'),
+        ]:
+            for name in re.findall(pattern, text):
+                yield (base / name).resolve(), path
+    for path in sorted((PROJECT / "crates").glob("*/Cargo.toml")):
+        for name in re.findall(r'path = "(\.\./\.\./[^"]+)"', path.read_text()):
+            yield (path.parent / name).resolve(), path
+
+
+def check_contexts():
+    """Holds the contexts of the images against what the sources include."""
+    needed = list(included())
+    for list_ in sorted((PROJECT / "docker").glob("*.dockerignore")):
+        lines = list_.read_text().splitlines()
+        places = [PROJECT / line.removeprefix("!") for line in lines if line.startswith("!")]
+        for place in places:
+            if not place.exists():
+                raise Fault(f"{list_.name}: {place.relative_to(PROJECT)} is not there")
+        for path, by in needed:
+            if not any(path.is_relative_to(place) for place in places):
+                name = path.relative_to(PROJECT)
+                raise Fault(f"{list_.name}: {name} is missing, which {by.relative_to(PROJECT)} reads")
+
+
 def main():
     """Checks everything, and says how much that was."""
     settings = set(re.findall(r'env = "(VLMD_\w+)"', source("crates/cli/src")))
@@ -129,6 +164,7 @@ def main():
                     raise Fault(f"{overlay} with {chosen}: {fault}") from fault
                 count += len(objects)
         services = check_compose(settings)
+        check_contexts()
     except Fault as fault:
         sys.exit(str(fault))
     print(f"{count} objects of {len(OVERLAYS)} overlays, {services} services")
