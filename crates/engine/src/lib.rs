@@ -69,6 +69,7 @@ mod pacer;
 mod prefix;
 mod prompt;
 mod request;
+mod rows;
 mod sampler;
 mod scheduler;
 mod sequence;

@@ -26,6 +26,11 @@ impl BadWords {
         }
     }
 
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
     /// Notes a token of the answer.
     pub(super) fn push(&mut self, id: u32) {
         if self.kept == 0 {

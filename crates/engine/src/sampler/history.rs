@@ -25,6 +25,11 @@ impl History {
         }
     }
 
+    /// Whether anything seen costs something.
+    pub(super) fn is_kept(&self) -> bool {
+        self.kept
+    }
+
     /// Notes a token of the answer.
     pub(super) fn push(&mut self, id: u32) {
         if self.kept {

@@ -30,9 +30,11 @@ use std::cmp::Ordering;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use vlmd_kernels::MOST_HIGHEST;
 
 use crate::constraint::{Constraint, ConstraintError};
 use crate::request::{Logprobs, RequestError, Sampling};
+use crate::rows::Need;
 use bad_words::BadWords;
 use history::History;
 use ngrams::Ngrams;
@@ -149,6 +151,56 @@ impl Sampler {
         Ok(())
     }
 
+    /// How many of the highest logits decide the next choice, whatever the others are.
+    pub(crate) fn need(&self, suppressed: &[u32]) -> Need {
+        let Sampling {
+            temperature,
+            top_k,
+            no_repeat_ngram_size,
+            allowed_tokens,
+            logit_bias,
+            logprobs,
+            ..
+        } = &self.sampling;
+        let whole = self.constraint.is_some()
+            || allowed_tokens.is_some()
+            || !self.bad_words.is_empty()
+            || !logit_bias.is_empty()
+            || !suppressed.is_empty()
+            || logprobs.is_some()
+            || self.history.is_kept()
+            || *no_repeat_ngram_size > 0;
+        match top_k {
+            _ if whole => Need::All,
+            _ if *temperature == 0.0 => Need::of(1),
+            Some(k) => Need::of((*k).max(1) as usize),
+            None => Need::All,
+        }
+    }
+
+    /// [`Sampler::choose`] where the highest `logits` decide ([`Sampler::need`]): the token is the
+    /// same. They come in order, with their `ids`, at least as many as are needed.
+    pub(crate) fn choose_among(
+        &mut self,
+        ids: &[u32],
+        logits: &mut [f32],
+        scratch: &mut Vec<u32>,
+    ) -> Result<Choice, RequestError> {
+        if !logits.first().is_some_and(|highest| highest.is_finite()) {
+            return Err(RequestError::InvalidLogits);
+        }
+        let at = if self.sampling.temperature == 0.0 {
+            Some(0)
+        } else {
+            let uniform = self.rng.random::<f64>();
+            draw::draw(&self.sampling, logits, uniform, scratch)
+        };
+        let id = at.and_then(|at| ids.get(at as usize));
+        let id = *id.ok_or(RequestError::NothingAllowed)?;
+        self.note(id)?;
+        Ok(Choice { id, logprobs: None })
+    }
+
     /// Chooses by `logits`, `[vocab]`, which are used up. `suppressed` ids cannot be chosen.
     /// `scratch` is room to work in, kept by the caller between calls.
     ///
@@ -228,21 +280,25 @@ fn first_highest(logits: &[f32]) -> Option<u32> {
 }
 
 /// Highest first, equal ones by id: a total order, so that no result depends on how it is
-/// selected.
+/// selected. Adding 0 makes zeros of either sign equal, as [`vlmd_kernels::highest()`] has them.
 fn by_logit(logits: &[f32]) -> impl Fn(&u32, &u32) -> Ordering + Copy + '_ {
     move |a, b| {
-        let (x, y) = (logits[*a as usize], logits[*b as usize]);
+        let (x, y) = (logits[*a as usize] + 0.0, logits[*b as usize] + 0.0);
         y.total_cmp(&x).then(a.cmp(b))
     }
 }
 
-/// Fills `ids` with the ids of the `count` highest logits, in no order. Linear in the vocabulary.
+/// Fills `ids` with the ids of the `count` highest logits; few are in order, so that whoever has
+/// only these sums over them in the same one. Linear in the vocabulary.
 fn highest(logits: &[f32], count: usize, ids: &mut Vec<u32>) {
     ids.clear();
     ids.extend((0..).take(logits.len()));
     if count < ids.len() {
         ids.select_nth_unstable_by(count, by_logit(logits));
         ids.truncate(count);
+    }
+    if count <= MOST_HIGHEST {
+        ids.sort_unstable_by(by_logit(logits));
     }
 }
 

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use candle_core::{Device, Tensor};
 use proptest::prelude::{Just, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
 use super::*;
@@ -509,4 +510,84 @@ fn runs_are_ruled_out_for_drawn_tokens_too() {
 fn prompts_tokens_beyond_the_vocabulary_are_no_trouble() {
     assert_eq!(said(2, &[70, 0, 70], &[1.0, 0.0], 1), [1]);
     assert_eq!(said(2, &[0, 70, 0], &[1.0, 0.0], 1), [0]);
+}
+
+#[test]
+fn the_highest_logits_choose_what_all_of_them_choose() {
+    let mut noise = StdRng::seed_from_u64(7);
+    let mut sampled = 0;
+    for round in 0..400_u64 {
+        let vocab = [3, 80, 1000][round as usize % 3];
+        // Coarse, so that many are equal, zeros of both signs among them.
+        let mut logits: Vec<f32> = (0..vocab)
+            .map(|_| (noise.random::<f32>() * 9.0 - 6.0).round() / 2.0)
+            .collect();
+        if round % 5 == 0 {
+            logits[1] = f32::NEG_INFINITY;
+        }
+        let sampling = Sampling {
+            temperature: [0.0, 0.3, 1.0, 7.0][noise.random_range(0..4)],
+            top_k: [None, Some(1), Some(5), Some(64)][noise.random_range(0..4)],
+            top_p: [1.0, 0.9, 0.3][noise.random_range(0..3)],
+            min_p: [0.0, 0.2][noise.random_range(0..2)],
+            typical_p: [1.0, 0.7][noise.random_range(0..2)],
+            seed: Some(round),
+            ..Sampling::default()
+        };
+        let mut whole = Sampler::new(sampling.clone(), None, []);
+        let mut among = Sampler::new(sampling.clone(), None, []);
+        let Need::Highest(needed) = among.need(&[]) else {
+            assert!(sampling.temperature > 0.0 && sampling.top_k.is_none());
+            continue;
+        };
+        let tensor = Tensor::new(&logits[..], &Device::Cpu).unwrap();
+        let tensor = tensor.unsqueeze(0).unwrap();
+        if needed >= vocab {
+            continue;
+        }
+        // Neighbours in a step may need more.
+        for count in [needed, 64.min(vocab - 1)] {
+            let mut found = vlmd_kernels::highest(&tensor, count).unwrap();
+            let scratch = &mut Vec::new();
+            let expected = whole.choose(&mut logits.clone(), &[], scratch).unwrap();
+            let chosen = among.choose_among(&found.ids, &mut found.logits, scratch);
+            assert_eq!(chosen.unwrap(), expected, "{sampling:?} {count}");
+            sampled += usize::from(sampling.temperature > 0.0);
+        }
+    }
+    assert!(sampled > 200);
+}
+
+#[test]
+fn all_logits_are_needed_where_single_ones_are_changed() {
+    let greedy = Sampling {
+        temperature: 0.0,
+        ..Sampling::default()
+    };
+    let need = |sampling: Sampling| Sampler::new(sampling, None, []).need(&[]);
+    assert_eq!(need(greedy.clone()), Need::Highest(1));
+    assert_eq!(Sampler::new(greedy.clone(), None, []).need(&[3]), Need::All);
+    for change in [
+        |s: &mut Sampling| s.repetition_penalty = 1.1,
+        |s: &mut Sampling| s.presence_penalty = 0.5,
+        |s: &mut Sampling| s.no_repeat_ngram_size = 3,
+        |s: &mut Sampling| s.allowed_tokens = Some(vec![1]),
+        |s: &mut Sampling| s.bad_words = vec![vec![1, 2]],
+        |s: &mut Sampling| s.logit_bias = vec![(1, 1.0)],
+        |s: &mut Sampling| s.logprobs = Some(0),
+        |s: &mut Sampling| (s.temperature, s.top_k) = (1.0, Some(65)),
+    ] {
+        let mut sampling = greedy.clone();
+        change(&mut sampling);
+        assert_eq!(need(sampling.clone()), Need::All, "{sampling:?}");
+    }
+}
+
+#[test]
+fn logits_that_are_no_numbers_are_told_among_the_highest_too() {
+    let mut sampler = Sampler::new(Sampling::default(), None, []);
+    for highest in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let error = sampler.choose_among(&[4], &mut [highest], &mut Vec::new());
+        assert_eq!(error.unwrap_err(), RequestError::InvalidLogits);
+    }
 }

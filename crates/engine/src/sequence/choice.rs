@@ -1,7 +1,10 @@
 //! From logits to the next tokens of an answer.
 
-use super::Sequence;
+use std::sync::Arc;
+
+use super::{Prompt, Sequence};
 use crate::request::{Event, FinishReason};
+use crate::rows::{Need, Row, Rows};
 use crate::sampler::Choice;
 use crate::stats::Ending;
 
@@ -13,16 +16,33 @@ pub(crate) struct Chosen {
     pub(crate) ending: Option<Ending>,
 }
 
+impl Prompt {
+    /// Tokens that cannot come after so many `known` ones.
+    fn suppressed(&self, known: usize) -> &[u32] {
+        if known.saturating_sub(self.len) < self.limits.min_tokens {
+            &self.limits.stop_ids
+        } else {
+            &[]
+        }
+    }
+}
+
 impl Sequence {
+    /// What the next choices need of the logits, and the scores that are still to be told.
+    pub(crate) fn need(&self) -> Need {
+        if self.scores_open() {
+            return Need::All;
+        }
+        let suppressed = self.prompt.suppressed(self.known());
+        let voices = self.others.iter().chain([&self.voice]);
+        let needs = voices.map(|voice| voice.sampler.need(suppressed));
+        needs.max().unwrap_or(Need::All)
+    }
+
     /// Chooses and sends the next tokens of the answer, given the logits of its last known token
-    /// and of its guesses, `[1 + guesses, vocab]`. Gives how it ended, if it did, and how many
-    /// guesses were made and were right.
-    pub(crate) fn choose(
-        &mut self,
-        logits: &mut [f32],
-        vocab: usize,
-        scratch: &mut Vec<u32>,
-    ) -> Chosen {
+    /// and of its guesses. Gives how it ended, if it did, and how many guesses were made and were
+    /// right.
+    pub(crate) fn choose(&mut self, rows: Rows<'_>, scratch: &mut Vec<u32>) -> Chosen {
         let guesses = self.tokens.split_off(self.known());
         self.guessed = 0;
         let mut chosen = Chosen {
@@ -30,7 +50,7 @@ impl Sequence {
             right: 0,
             ending: None,
         };
-        for (at, row) in logits.chunks_exact_mut(vocab).enumerate() {
+        for (at, row) in rows.into_iter().enumerate() {
             if at > 0 {
                 // The guess before this row was right, and is cached.
                 chosen.right += 1;
@@ -53,14 +73,14 @@ impl Sequence {
     }
 
     /// Chooses one token, and says what must follow it. Gives the token if nothing must.
-    fn next(&mut self, row: &mut [f32], scratch: &mut Vec<u32>) -> Result<Option<u32>, Ending> {
-        let answered = self.tokens.len() - self.prompt.len;
-        let suppressed: &[u32] = if answered < self.prompt.limits.min_tokens {
-            &self.prompt.limits.stop_ids
-        } else {
-            &[]
+    fn next(&mut self, row: Row<'_>, scratch: &mut Vec<u32>) -> Result<Option<u32>, Ending> {
+        let prompt = Arc::clone(&self.prompt);
+        let suppressed = prompt.suppressed(self.tokens.len());
+        let sampler = &mut self.voice.sampler;
+        let choice = match row {
+            Row::All(logits) => sampler.choose(logits, suppressed, scratch),
+            Row::Highest { ids, logits } => sampler.choose_among(ids, logits, scratch),
         };
-        let choice = self.voice.sampler.choose(row, suppressed, scratch);
         let choice = choice.map_err(Ending::Failed)?;
         let id = choice.id;
         self.say(choice)?;

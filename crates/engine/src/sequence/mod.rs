@@ -15,6 +15,7 @@ use crate::block_pool::{BlockPool, Blocks};
 use crate::byte_budget::Share;
 use crate::prefix::{BlockKey, Chain, Sights};
 use crate::request::{Event, Limits, PromptScore};
+use crate::rows::Rows;
 use crate::sampler::Sampler;
 use crate::scheduler::{Demand, Hold, Rank, Work};
 use crate::speculation::Speculation;
@@ -426,19 +427,18 @@ impl Sequence {
     }
 
     /// Notes that the next `tokens` tokens are cached, guesses apart, and reports the scores that
-    /// lie in `logits`, `[rows, vocab]`. Gives how many tokens were the prompt's, and the rows
+    /// lie in `logits`. Gives how many tokens were the prompt's, and the rows
     /// that lead to a choice.
     pub(crate) fn advance<'l>(
         &mut self,
         tokens: usize,
-        logits: &'l mut [f32],
-        vocab: usize,
+        logits: Rows<'l>,
         scratch: &mut Vec<u32>,
-    ) -> (usize, &'l mut [f32]) {
+    ) -> (usize, Rows<'l>) {
         let rows = self.cached..self.cached + tokens;
         let before = self.cached.min(self.prompt.len);
         if self.scores_open() {
-            self.score(&rows, logits, vocab, scratch);
+            self.score(&rows, &logits, scratch);
         }
         self.cached = rows.end.min(self.known());
         if self.cached >= self.prompt.len && self.prompt.cross.is_empty() {
@@ -446,9 +446,9 @@ impl Sequence {
         }
         self.publish();
         let choosing = (rows.end + 1).saturating_sub(self.known());
-        let from = logits.len().saturating_sub(choosing * vocab);
+        let from = logits.len().saturating_sub(choosing);
         let prefilled = self.cached.min(self.prompt.len) - before;
-        (prefilled, &mut logits[from..])
+        (prefilled, logits.split_at(from).1)
     }
 
     /// Lets others find the blocks that are full.
@@ -462,14 +462,14 @@ impl Sequence {
     }
 
     /// A row's logits tell how probable the token after it was.
-    fn score(&mut self, rows: &Range<usize>, logits: &[f32], vocab: usize, room: &mut Vec<u32>) {
+    fn score(&mut self, rows: &Range<usize>, logits: &Rows<'_>, room: &mut Vec<u32>) {
         let Some(scores) = &mut self.scores else {
             return;
         };
         if scores.tokens.is_empty() {
             scores.tokens.push(None);
         }
-        for (row, position) in logits.chunks_exact(vocab).zip(rows.clone()) {
+        for (row, position) in logits.all().zip(rows.clone()) {
             if position + 1 < self.prompt.len {
                 let token = self.tokens[position + 1];
                 let score = Sampler::score(row, token, scores.top, room);

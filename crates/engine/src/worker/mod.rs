@@ -17,6 +17,7 @@ use crate::batch::Slice;
 use crate::config::EngineConfig;
 use crate::pacer::{Allowance, Pacer, Waits};
 use crate::request::RequestError;
+use crate::rows::Need;
 use crate::scheduler::{self, Demand, Policy, Rank, Work};
 use crate::sequence::Sequence;
 use crate::speculation::Speculation;
@@ -277,6 +278,6 @@ impl Worker {
             features: &[],
             logits: 1,
         };
-        step::forward(&*self.model, &self.cache, &[slice]).map(|_| ())
+        step::forward(&*self.model, &self.cache, &[slice], Need::Highest(1)).map(|_| ())
     }
 }

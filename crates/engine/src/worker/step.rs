@@ -5,11 +5,13 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use vlmd_backend::{KvCache, Model, Step};
+use vlmd_kernels::highest;
 
 use super::guard::guarded;
 use super::{Gone, Worker};
 use crate::batch::{self, Slice};
 use crate::pacer::Forward;
+use crate::rows::{Logits, Need, Rows};
 use crate::scheduler::{self, Chunk, Hold, Work};
 use crate::sequence::{Chosen, Sequence};
 use crate::stats::{Ending, Status};
@@ -39,8 +41,11 @@ impl Worker {
             .map(|chunk| self.running[chunk.sequence].slice(chunk.tokens.get()))
             .collect();
         let wanted: Vec<usize> = slices.iter().map(|slice| slice.logits).collect();
+        let choosing = plan.iter().zip(&wanted).filter(|(_, wanted)| **wanted > 0);
+        let needs = choosing.map(|(chunk, _)| self.running[chunk.sequence].need());
+        let need = needs.max().unwrap_or(Need::All);
         let started = Instant::now();
-        match forward(&*self.model, &self.cache, &slices) {
+        match forward(&*self.model, &self.cache, &slices, need) {
             Ok(logits) => {
                 let took = started.elapsed();
                 let tokens = plan.iter().map(|chunk| chunk.tokens.get()).sum();
@@ -101,9 +106,9 @@ impl Worker {
 
     /// Takes note of a step that succeeded. `logits` are those that the chunks wanted, in their
     /// order.
-    fn advance(&mut self, plan: &[Chunk], wanted: &[usize], mut logits: Vec<f32>) {
-        let vocab = self.model.spec().vocab_size;
-        let mut rows = &mut logits[..];
+    fn advance(&mut self, plan: &[Chunk], wanted: &[usize], mut logits: Logits) {
+        let mut rows = logits.rows();
+        let many = rows.logits() >= PARALLEL_LOGITS;
         let mut turns: Vec<Turn<'_>> = Vec::with_capacity(plan.len());
         let mut planned = plan.iter().zip(wanted).peekable();
         for (index, sequence) in self.running.iter_mut().enumerate() {
@@ -111,27 +116,24 @@ impl Worker {
             else {
                 continue;
             };
-            let (its, rest) = std::mem::take(&mut rows).split_at_mut(wanted * vocab);
+            let (its, rest) = rows.split_at(wanted);
             rows = rest;
             turns.push(Turn {
                 index,
                 tokens: chunk.tokens.get(),
                 sequence,
-                logits: its,
+                rows: Some(its),
                 forks: Vec::new(),
                 ending: None,
             });
         }
         let (cache, status) = (&self.cache, &*self.status);
-        let many = turns.iter().map(|turn| turn.logits.len()).sum::<usize>() >= PARALLEL_LOGITS;
         if many && turns.len() > 1 {
             turns
                 .par_iter_mut()
-                .for_each(|turn| turn.take(vocab, cache, status));
+                .for_each(|turn| turn.take(cache, status));
         } else {
-            turns
-                .iter_mut()
-                .for_each(|turn| turn.take(vocab, cache, status));
+            turns.iter_mut().for_each(|turn| turn.take(cache, status));
         }
         let mut endings = Vec::new();
         let mut forks = Vec::new();
@@ -186,7 +188,8 @@ struct Turn<'a> {
     index: usize,
     tokens: usize,
     sequence: &'a mut Sequence,
-    logits: &'a mut [f32],
+    /// Until they are used up.
+    rows: Option<Rows<'a>>,
     forks: Vec<Fork>,
     ending: Option<Ending>,
 }
@@ -200,22 +203,22 @@ struct Fork {
 
 impl Turn<'_> {
     /// Notes what is cached and chooses what comes next. Depends on nothing but the sequence.
-    fn take(&mut self, vocab: usize, cache: &KvCache, status: &Status) {
+    fn take(&mut self, cache: &KvCache, status: &Status) {
         let mut scratch = Vec::new();
-        let logits = std::mem::take(&mut self.logits);
+        let Some(rows) = self.rows.take() else {
+            return;
+        };
         let taken = guarded(|| {
-            let (prefilled, rows) = self
-                .sequence
-                .advance(self.tokens, logits, vocab, &mut scratch);
+            let (prefilled, rows) = self.sequence.advance(self.tokens, rows, &mut scratch);
             let prefilled = prefilled as u64;
             status.tokens_prefilled.fetch_add(prefilled, Relaxed);
-            if rows.is_empty() {
+            if rows.len() == 0 {
                 return Ok(());
             }
             if self.sequence.has_others() {
-                self.fork(rows, vocab, cache, &mut scratch)?;
+                self.fork(&rows, cache, &mut scratch)?;
             }
-            let chosen = self.sequence.choose(rows, vocab, &mut scratch);
+            let chosen = self.sequence.choose(rows, &mut scratch);
             let Chosen {
                 guessed,
                 right,
@@ -234,8 +237,7 @@ impl Turn<'_> {
     /// The other answers to the same prompt, which begin with the same logits.
     fn fork(
         &mut self,
-        rows: &[f32],
-        vocab: usize,
+        rows: &Rows<'_>,
         cache: &KvCache,
         scratch: &mut Vec<u32>,
     ) -> candle_core::Result<()> {
@@ -248,8 +250,8 @@ impl Turn<'_> {
                 Some(None) => true,
                 None => false,
             };
-            let mut logits = rows.to_vec();
-            let ending = sequence.choose(&mut logits, vocab, scratch).ending;
+            let mut logits = rows.to_logits();
+            let ending = sequence.choose(logits.rows(), scratch).ending;
             self.forks.push(Fork {
                 sequence,
                 has_blocks,
@@ -260,23 +262,35 @@ impl Turn<'_> {
     }
 }
 
-/// One forward pass. Gives the logits of the wanted rows, flat.
+/// One forward pass. Gives the logits of the wanted rows: those that are needed, where bringing
+/// all of them from a device would take longer than the choice.
 pub(super) fn forward(
     model: &dyn Model,
     cache: &KvCache,
     slices: &[Slice<'_>],
-) -> Result<Vec<f32>, String> {
+    need: Need,
+) -> Result<Logits, String> {
     guarded(|| {
         let step: Step = batch::build(slices)?;
         let logits = model.forward(&step, cache)?;
         let rows = step.logit_rows.len();
         if rows == 0 {
-            return Ok(Vec::new());
+            return Ok(Logits::NONE);
         }
         let (given, vocab) = logits.dims2()?;
         if (given, vocab) != (rows, model.spec().vocab_size) {
             candle_core::bail!("{rows} rows of logits were wanted, [{given}, {vocab}] came");
         }
-        logits.flatten_all()?.to_vec1()
+        match need {
+            // As many as there are would come in another order than all of them.
+            Need::Highest(count) if count < vocab && logits.device().is_cuda() => {
+                let found = highest(&logits, count)?;
+                Ok(Logits::Highest { found, count })
+            }
+            _ => Ok(Logits::All {
+                values: logits.flatten_all()?.to_vec1()?,
+                vocab,
+            }),
+        }
     })
 }

@@ -2,6 +2,7 @@
 
 mod attention;
 mod code;
+mod highest;
 mod host;
 mod linear;
 mod math;
@@ -20,6 +21,7 @@ use crate::pages::Pages;
 use crate::ragged::{PAGE_TOKENS, Sequence};
 use attention::{Heads, KeyRows, Shape, Span, Stored};
 use code::Code;
+pub(crate) use highest::highest;
 use host::{for_elements, with_bytes, with_elements, with_f32, with_parameters, with_rows};
 use simd::{Element, Level};
 pub(crate) use write::write_kv;

@@ -2,10 +2,12 @@
 //! crate's folder `cuda`, with what they compute and how; `build.rs` makes PTX of them.
 
 mod activations;
+mod highest;
 mod launch;
 mod norms;
 mod rotary;
 
 pub(crate) use activations::{quick_gelu, squared_relu, swiglu};
+pub(crate) use highest::highest;
 pub(crate) use norms::{layer_norm, rms_norm};
 pub(crate) use rotary::{qkv_rope_write, rope};
