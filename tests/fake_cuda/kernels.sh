@@ -5,6 +5,7 @@
 # usage: kernels.sh OUT    (CUDA_HOME names the toolkit, see toolkit.sh)
 set -euo pipefail
 mkdir -p "$1"
+: "${CUDA_HOME:?names no toolkit, see toolkit.sh}"
 out=$(realpath "$1")
 here=$(realpath "$(dirname "$0")")
 cd "$here/../.."
@@ -17,7 +18,7 @@ for message in map(json.loads, sys.stdin):
 # What is launched goes to a file of its own: tests print, too.
 check() {
   local folder=$1 preload=$2
-  LD_LIBRARY_PATH=$folder LD_PRELOAD=$preload FAKE_CUDA_TRACE=$out/launches \
+  LD_LIBRARY_PATH=$folder:$CUDA_HOME/lib LD_PRELOAD=$preload FAKE_CUDA_TRACE=$out/launches \
     ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 "$binary" --ignored --test-threads 1
 }
 rm -f "$out/launches"

@@ -49,7 +49,7 @@ __device__ __forceinline__ bool whole(int head_dim, int half, size_t stride) {
 }
 
 template <int N, class T>
-__device__ __forceinline__ void rope_token(const T* x, const T* cos, const T* sin, T* out,
+__device__ __forceinline__ void turn_token(const T* x, const T* cos, const T* sin, T* out,
                                            int heads, int head_dim, int half) {
     const int units = (head_dim - half) / N, step = gridDim.y * blockDim.x;
     for (int at = blockIdx.y * blockDim.x + threadIdx.x; at < heads * units; at += step) {
@@ -79,9 +79,9 @@ __device__ __forceinline__ void qkv_token(const T* qkv, const T* cos, const T* s
 }
 
 // Row t of `x` starts at t * stride and holds [heads, head_dim]; `out` is dense.
-#define ROPE(T)                                                                               \
+#define TURN(T)                                                                               \
     extern "C" __global__ void __launch_bounds__(256)                                         \
-        rope_##T(const T* x, const T* cos, const T* sin, T* out, size_t stride, int heads,    \
+        turn_##T(const T* x, const T* cos, const T* sin, T* out, size_t stride, int heads,    \
                  int head_dim, int half) {                                                    \
         const size_t token = blockIdx.x;                                                      \
         x += token * stride, cos += token * half, sin += token * half;                        \
@@ -89,11 +89,11 @@ __device__ __forceinline__ void qkv_token(const T* qkv, const T* cos, const T* s
         constexpr int N = WIDEST<T>;                                                          \
         if (whole<N>(head_dim, half, stride) && fits<N>(x) && fits<N>(cos) && fits<N>(sin) && \
             fits<N>(out))                                                                     \
-            rope_token<N>(x, cos, sin, out, heads, head_dim, half);                           \
+            turn_token<N>(x, cos, sin, out, heads, head_dim, half);                           \
         else                                                                                  \
-            rope_token<1>(x, cos, sin, out, heads, head_dim, half);                           \
+            turn_token<1>(x, cos, sin, out, heads, head_dim, half);                           \
     }
-FOR_EACH_NUMBER(ROPE)
+FOR_EACH_NUMBER(TURN)
 
 // Row t of `qkv` starts at t * stride and holds [heads + 2 * kv_heads, head_dim]: queries, keys,
 // values. `q` is [tokens, heads, head_dim]; the pages are [slots, kv_heads, head_dim], and row t

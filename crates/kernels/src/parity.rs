@@ -1,5 +1,6 @@
 //! The CPU kernels held against the portable route, on the same tensors.
 
+mod fused;
 mod int8;
 
 use candle_core::{DType, Device, Result, Tensor};

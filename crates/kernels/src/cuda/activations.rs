@@ -22,7 +22,8 @@ pub(crate) fn swiglu(gate_up: &Tensor) -> Result<Tensor> {
     let rows = shape.iter().product::<usize>();
     shape.push(width);
     if rows * width == 0 {
-        return Tensor::zeros(shape, gate_up.dtype(), gate_up.device());
+        // A view: some drivers refuse to allocate nothing.
+        return gate_up.narrow(D::Minus1, 0, width);
     }
     // SAFETY: the kernel writes all of it.
     let out = unsafe { unwritten(&shape, &gate_up) }?;

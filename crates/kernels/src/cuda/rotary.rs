@@ -49,7 +49,7 @@ pub(crate) fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
         Argument::Int(head_dim),
         Argument::Int(cos.dim(1)?),
     ];
-    let kernel = format!("rope_{}", suffix(x.dtype())?);
+    let kernel = format!("turn_{}", suffix(x.dtype())?);
     let grid = grid(tokens, heads * head_dim);
     // SAFETY: the parameters of `rotary.cu`; angles and rows fit, as the public function checks.
     unsafe { launch(x.device(), ROTARY, &kernel, grid, &arguments) }?;
