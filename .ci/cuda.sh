@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # All that can be shown of the CUDA variant without a card: the real compiler takes the kernels, the
 # release binary needs no library of NVIDIA's to start and says in a sentence what it lacks, and on
-# the fake driver it answers as the CPU does, every architecture, in f32 and bf16.
+# the fake driver each kernel gives what its CPU twin does, and the binary answers as on the CPU,
+# every architecture, in f32 and bf16.
 #
 # usage: cuda.sh [--force] [--folder FOLDER]    (of what is built and may be kept; target/cuda)
 #
@@ -50,6 +51,8 @@ fi
 # shellcheck disable=SC1091 # Written by toolkit.sh.
 source "$folder/toolkit/environment"
 toolkit=$CUDA_HOME
+tests/fake_cuda/registers.sh
+echo 'registers: no kernel spills any, for any family of cards' >>"$results"
 
 docker/lazy_link/make.sh "$toolkit" "$folder/lazy" >/dev/null
 export CUDA_HOME=$folder/lazy CUDA_PATH=$folder/lazy
@@ -61,7 +64,12 @@ if readelf -d "$binary" | grep -E 'NEEDED.*(cuda|cublas|curand|nvrtc|nvidia)'; t
 fi
 tests/fake_cuda/no_card.py "$binary" | tee -a "$results"
 
+CARGO_TARGET_DIR=$folder/target tests/fake_cuda/kernels.sh "$folder/kernels"
+echo 'kernels: each equals its CPU twin, and stays within its memory' >>"$results"
+
 tests/fake_cuda/build.sh "$binary" "$folder/fake" >/dev/null
+tests/fake_cuda/launches.py "$binary" "$folder/fake"
+echo 'launches: a decoder layer takes no more than it may' >>"$results"
 models=(--model vlmd/tiny)
 for golden in kosmos2 llava llava_next llava_next_vicuna llava_next_yi mllama neva neva_dist \
   neva_legacy neva_llama neva_pp2 neva_tp2 phi3_v phi3_v_crops16; do
@@ -77,5 +85,5 @@ python3 tests/fake_cuda/compare.py "$binary" "$folder/fake" --cases 6 "${models[
 {
   echo "inputs: $digest"
   echo "date: $(date -u +%F)"
-  sed -nE '/^(vlmd|tests)/{s/, [0-9]+ requests.*//;h};/answers equal|^no card/{G;s/^ *(.*)\n(.*)$/\2: \1/;p}' "$results"
+  sed -nE '/^(vlmd|tests)/{s/, [0-9]+ requests.*//;h};/^(registers|kernels|launches): /p;/answers equal|^no card/{G;s/^ *(.*)\n(.*)$/\2: \1/;p}' "$results"
 } >"$record"

@@ -9,7 +9,7 @@ mkdir -p "$1"
 out=$(realpath "$1")
 here=$(realpath "$(dirname "$0")")
 cd "$here/../.."
-binary=$(cargo test --locked --workspace --features vlmd/cuda --test cuda_parity --no-run \
+binary=$(cargo test --locked --release --workspace --features vlmd/cuda --test cuda_parity --no-run \
   --message-format json | python3 -c 'import json, sys
 for message in map(json.loads, sys.stdin):
     if message["reason"] == "compiler-artifact" and message["target"]["name"] == "cuda_parity":
