@@ -169,7 +169,9 @@ def bootstrap(image, root):
         version, sysroot = asked("--version"), asked("--print", "sysroot")
         if not version.startswith(f"rustc {tag.partition('-')[0]}."):
             sys.exit(f"{image} is another Rust than {version}")
-        run("cp", "-a", sysroot, root / "usr/local/rust")
+        (root / "usr/local/rust").mkdir()
+        # Without its manuals, which are most of its files.
+        run("cp", "-a", f"{sysroot}/bin", f"{sysroot}/lib", root / "usr/local/rust")
         (root / "usr/local/cargo").mkdir()
         (root / "usr/local/cargo/bin").symlink_to("../rust/bin")
     root.rename(finished)
