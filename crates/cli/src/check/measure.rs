@@ -42,7 +42,8 @@ impl Limits {
     }
 
     /// The share of the device's best, 0 to about 1, that `work` of activations and weights of `dtype`
-    /// in so many seconds is: of whichever bounds it, memory or arithmetic.
+    /// in so many seconds is: of whichever bounds it, memory or arithmetic. Tensors that fit into a
+    /// processor's own cache are read faster than memory is, and their share is above 1.
     pub(super) fn share(&self, work: Work, dtype: DType, place: Place, seconds: f64) -> f64 {
         let dtype = activations(place, dtype);
         let rate = self.matmul.iter().find(|(of, _)| *of == dtype);

@@ -65,8 +65,8 @@ pub(crate) enum Known {
     Measured,
     /// Computed from the configuration, as an upper bound.
     Formula,
-    /// Asked for.
-    Flag,
+    /// A flag, as it was given or by its default.
+    Setting,
     /// A fixed rule.
     Rule,
     /// What the others leave.
@@ -81,7 +81,7 @@ impl Known {
             Self::Headers => "headers",
             Self::Measured => "measured",
             Self::Formula => "formula",
-            Self::Flag => "flag",
+            Self::Setting => "setting",
             Self::Rule => "rule",
             Self::Rest => "rest",
         }
@@ -94,8 +94,8 @@ impl Known {
             Self::Headers => "headers of the weight files",
             Self::Measured => "measured on the device",
             Self::Formula => "upper bound from the configuration",
-            Self::Flag => "as asked for",
-            Self::Rule => "a rule",
+            Self::Setting => "a setting",
+            Self::Rule => "a fixed rule",
             Self::Rest => "what the others leave",
         }
     }

@@ -67,7 +67,7 @@ fn table(parts: &[Part], spare: u64) -> String {
         text += &row(part.kind.name(), part.bytes, part.known.explained());
     }
     if spare > 0 {
-        text += &row("not used", spare, "more has no use, or is others'");
+        text += &row("left over", spare, "");
     }
     text + &row("together", total(parts).saturating_add(spare), "")
 }
@@ -87,8 +87,8 @@ pub(crate) fn plan_text(title: &Title<'_>, plan: &MemoryPlan) -> String {
 /// What fits into the KV cache, in one line.
 pub(crate) fn summary(plan: &MemoryPlan) -> String {
     format!(
-        "KV cache of {} blocks of {BLOCK_TOKENS} tokens as {}: {} tokens, {} sequences at the full \
-         length; max model length {}",
+        "KV cache of {} blocks of {BLOCK_TOKENS} tokens as {}: {} tokens; sequences at full context: \
+         {}; max model length: {}",
         plan.kv_blocks,
         plan.kv_dtype,
         plan.kv_tokens(),

@@ -137,7 +137,7 @@ impl Planner<'_> {
         let cross = self.cross(if strict { rest / MODEST_SHARE } else { modest });
         let cross_bytes = cross.map_or(0, |part| part.bytes);
         let (bytes, known) = match wishes.memory {
-            Some(size) => (size.0, Known::Flag),
+            Some(size) => (size.0, Known::Setting),
             None if strict => (rest.saturating_sub(cross_bytes), Known::Rest),
             None => (modest, Known::Rule),
         };
@@ -149,7 +149,7 @@ impl Planner<'_> {
         let certain = if strict {
             total(&parts)
         } else {
-            let asked = cross.filter(|part| part.known == Known::Flag);
+            let asked = cross.filter(|part| part.known == Known::Setting);
             self.subject
                 .need
                 .weight_bytes
@@ -165,7 +165,7 @@ impl Planner<'_> {
         if certain.saturating_add(least_cache).saturating_add(kept) > free {
             parts.push(part(PartKind::KvCache, least_cache, Known::Rule));
             if kept > 0 {
-                parts.push(part(PartKind::KeptFree, kept, Known::Flag));
+                parts.push(part(PartKind::KeptFree, kept, Known::Setting));
             }
             return Err(Failure::NoRoom { parts });
         }
@@ -184,7 +184,7 @@ impl Planner<'_> {
         }
         parts.push(part(PartKind::KvCache, kv_bytes, known));
         if kept > 0 {
-            parts.push(part(PartKind::KeptFree, kept, Known::Flag));
+            parts.push(part(PartKind::KeptFree, kept, Known::Setting));
         }
         let all = total(&parts);
         Ok(MemoryPlan {
@@ -225,7 +225,7 @@ impl Planner<'_> {
             part(PartKind::Weights, need.weight_bytes, self.subject.weights),
             part(PartKind::Step, step, step_known),
             part(PartKind::Encoder, encoder, encoder_known),
-            part(PartKind::Features, self.features(), Known::Flag),
+            part(PartKind::Features, self.features(), Known::Setting),
         ];
         if self.machine.place == Place::Cuda {
             let moving = step.saturating_add(encoder);
@@ -260,7 +260,7 @@ impl Planner<'_> {
             return None;
         }
         if let Some(size) = self.wishes.cross_memory {
-            return Some(part(PartKind::Cross, size.0, Known::Flag));
+            return Some(part(PartKind::Cross, size.0, Known::Setting));
         }
         let picture = need
             .footprint
@@ -316,7 +316,8 @@ pub(super) fn sentence(failure: &Failure, machine: Machine, wishes: &Wishes) -> 
             };
             let kept = |part: &&Part| part.kind == PartKind::KeptFree;
             let needed: Vec<Part> = parts.iter().filter(|part| !kept(part)).copied().collect();
-            let names: Vec<String> = needed.iter().map(listed).collect();
+            let some = needed.iter().filter(|part| part.bytes > 0);
+            let names: Vec<String> = some.map(listed).collect();
             let stays = parts.iter().find(kept).map_or_else(String::new, |part| {
                 let kept = readable(part.bytes);
                 format!(", of which {kept} are to stay so (`--gpu-memory-utilization`)")
