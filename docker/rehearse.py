@@ -230,7 +230,7 @@ def serve(stage, user, options):
     rest = [cache, options.port]
     listed = output(stage, user, ["list-model-profiles"], *rest)
     assert "vlmd/tiny" in listed, listed
-    output(stage, user, ["check-cache-env"], *rest)
+    output(stage, user, ["env", "NIM_CACHE_PATH=/opt/nim/.cache", "check-cache-env"], *rest)
     output(stage, user, ["sh", "-c", "! touch /usr/local/x && touch /opt/nim/.cache/x /tmp/x"], *rest)
     server = subprocess.Popen(inside(stage, user, stage.entrypoint, *rest))
     try:
