@@ -236,3 +236,5 @@ SHIM_HALF_FUNCTION(hrsqrt, 1.0f / sqrtf(x))
 SHIM_HALF_FUNCTION(hsin, sinf(x))
 SHIM_HALF_FUNCTION(hsqrt, sqrtf(x))
 SHIM_HALF_FUNCTION(htanh, tanhf(x))
+
+#include "tensor_cores.h"

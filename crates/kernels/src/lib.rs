@@ -45,6 +45,8 @@ mod scratch;
 pub mod twin;
 mod watch;
 pub mod weights;
+#[cfg(any(feature = "cuda", test))]
+mod work;
 
 #[cfg(test)]
 mod parity;

@@ -2,6 +2,8 @@
 
 use candle_core::{Result, Tensor, bail};
 
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::pages::Pages;
 use crate::ragged::Ragged;
 use crate::{cpu, portable};
@@ -31,8 +33,8 @@ pub fn write_kv(
                 pages.data.shape()
             );
         }
-        match &ragged.plan {
-            Some(plan) => portable::write_kv(new, pages, plan)?,
+        match ragged.slots_on_device()? {
+            Some(slots) => portable::write_kv(new, pages, &slots)?,
             None => cpu::write_kv(new, pages, &ragged.slots)?,
         }
     }
@@ -80,7 +82,13 @@ pub fn paged_attention(
             k.shape()
         );
     }
-    match &ragged.plan {
+    #[cfg(feature = "cuda")]
+    if let Some(index) = &ragged.index
+        && let Some(out) = cuda::paged_attention(q, k_pages, v_pages, index, scale)?
+    {
+        return Ok(out);
+    }
+    match ragged.plan()? {
         Some(plan) => portable::paged_attention(q, k_pages, v_pages, plan, scale),
         None => cpu::paged_attention(q, k_pages, v_pages, &ragged.sequences, scale),
     }

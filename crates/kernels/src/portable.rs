@@ -251,17 +251,17 @@ fn scaled(x: Tensor, scales: Option<&Tensor>) -> Result<Tensor> {
     }
 }
 
-/// See [`crate::write_kv`].
-pub(crate) fn write_kv(new: &Tensor, pages: Pages<'_>, plan: &GatherPlan) -> Result<()> {
+/// See [`crate::write_kv`]; `slots` are `[T, 1]`.
+pub(crate) fn write_kv(new: &Tensor, pages: Pages<'_>, slots: &Tensor) -> Result<()> {
     if new.dim(0)? == 0 {
         return Ok(());
     }
     match pages.scales {
-        None => scatter(new, pages.data, plan),
+        None => scatter(new, pages.data, slots),
         Some(scales) => {
             let (codes, new_scales) = quantised(new)?;
-            scatter(&codes, pages.data, plan)?;
-            scatter(&new_scales, scales, plan)
+            scatter(&codes, pages.data, slots)?;
+            scatter(&new_scales, scales, slots)
         }
     }
 }
@@ -287,7 +287,7 @@ fn quantised(new: &Tensor) -> Result<(Tensor, Tensor)> {
 }
 
 /// Scatters rows, one for each new token, into the cache's own storage.
-fn scatter(new: &Tensor, cache: &Tensor, plan: &GatherPlan) -> Result<()> {
+fn scatter(new: &Tensor, cache: &Tensor, slots: &Tensor) -> Result<()> {
     let (blocks, page) = (cache.dim(0)?, cache.dim(1)?);
     let width = cache.dims()[2..].iter().product::<usize>();
     if !cache.is_contiguous() {
@@ -298,7 +298,7 @@ fn scatter(new: &Tensor, cache: &Tensor, plan: &GatherPlan) -> Result<()> {
         .reshape((rows, width))?
         .to_dtype(cache.dtype())?
         .contiguous()?;
-    let slots = plan.slots.broadcast_as((rows, width))?.contiguous()?;
+    let slots = slots.broadcast_as((rows, width))?.contiguous()?;
     // Reshaping what is contiguous shares the storage, so this writes to the cache itself.
     cache
         .reshape((blocks * page, width))?

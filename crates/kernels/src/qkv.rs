@@ -51,13 +51,13 @@ pub fn qkv_rope_write(
     if Route::of(qkv) == Route::Cuda
         && Route::of(k_pages.data) == Route::Cuda
         && k_pages.data.dtype() == v_pages.data.dtype()
-        && let Some(plan) = &ragged.plan
         && qkv.elem_count() > 0
+        && let Some(slots) = ragged.slots_on_device()?
     {
         if let Some((cos, sin)) = angles {
             rope::check((rows, head_dim), qkv, cos, sin)?;
         }
-        return cuda::qkv_rope_write(qkv, angles, heads, (k_pages, v_pages), &plan.slots);
+        return cuda::qkv_rope_write(qkv, angles, heads, (k_pages, v_pages), &slots);
     }
     let part = |first: usize, heads: usize| {
         qkv.narrow(1, first * head_dim, heads * head_dim)?

@@ -1,9 +1,12 @@
 //! What attention must know of a step: which rows belong to whom, and where their keys lie.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
-use candle_core::{Device, Result, bail};
+use candle_core::{Device, Result, Tensor, bail};
 
+#[cfg(feature = "cuda")]
+use crate::cuda::StepIndex;
 use crate::portable::GatherPlan;
 
 /// Tokens in one page of a paged cache: the second dimension of every cache tensor.
@@ -51,8 +54,12 @@ pub struct Ragged {
     /// Blocks that a cache must have for every index in here to be within it.
     pub(crate) blocks_needed: usize,
     pub(crate) device: Device,
-    /// Index tensors and masks; only where attention gathers pages instead of walking them.
-    pub(crate) plan: Option<GatherPlan>,
+    /// `None` where the CPU's kernels walk the pages, else index tensors and masks of the
+    /// portable route, made when something first takes it.
+    plan: Option<OnceLock<GatherPlan>>,
+    /// What the CUDA kernels must know of the step; `None` on another device.
+    #[cfg(feature = "cuda")]
+    pub(crate) index: Option<StepIndex>,
 }
 
 impl Ragged {
@@ -64,7 +71,11 @@ impl Ragged {
     pub fn new(layout: RaggedLayout<'_>, device: &Device) -> Result<Self> {
         let mut ragged = Self::on_host(layout, device)?;
         if !device.is_cpu() {
-            ragged.plan = Some(GatherPlan::new(&ragged.sequences, &ragged.slots, device)?);
+            ragged.plan = Some(OnceLock::new());
+        }
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(device) = device {
+            ragged.index = Some(StepIndex::new(&ragged.sequences, &ragged.slots, device)?);
         }
         Ok(ragged)
     }
@@ -76,8 +87,29 @@ impl Ragged {
     /// As [`Ragged::new`].
     pub fn gathered(layout: RaggedLayout<'_>, device: &Device) -> Result<Self> {
         let mut ragged = Self::on_host(layout, device)?;
-        ragged.plan = Some(GatherPlan::new(&ragged.sequences, &ragged.slots, device)?);
+        ragged.plan = Some(OnceLock::new());
         Ok(ragged)
+    }
+
+    /// `[T, 1]` slots of the new tokens, u32; `None` where the CPU's kernels are to be taken.
+    pub(crate) fn slots_on_device(&self) -> Result<Option<Tensor>> {
+        #[cfg(feature = "cuda")]
+        if let Some(slots) = self.index.as_ref().and_then(|index| index.slots(self.rows())) {
+            return slots.map(Some);
+        }
+        Ok(self.plan()?.map(|plan| plan.slots.clone()))
+    }
+
+    /// What the portable route needs; `None` where the CPU's kernels are to be taken.
+    pub(crate) fn plan(&self) -> Result<Option<&GatherPlan>> {
+        let Some(plan) = &self.plan else {
+            return Ok(None);
+        };
+        if let Some(made) = plan.get() {
+            return Ok(Some(made));
+        }
+        let made = GatherPlan::new(&self.sequences, &self.slots, &self.device)?;
+        Ok(Some(plan.get_or_init(|| made)))
     }
 
     fn on_host(layout: RaggedLayout<'_>, device: &Device) -> Result<Self> {
@@ -139,6 +171,8 @@ impl Ragged {
             blocks_needed,
             device: device.clone(),
             plan: None,
+            #[cfg(feature = "cuda")]
+            index: None,
         })
     }
 

@@ -11,6 +11,9 @@ use vlmd_kernels::{
     qkv_rope_write, quick_gelu, rms_norm, rope, squared_relu, swiglu,
 };
 
+#[path = "cuda_parity/paged_attention.rs"]
+mod paged_attention;
+
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 /// Numbers without a pattern, the same in every run.
@@ -239,6 +242,11 @@ impl Scattered {
                 (1 + noise.below(kv.min(9)), kv)
             })
             .collect();
+        Self::of(&sequences, noise)
+    }
+
+    /// New rows and tokens of each sequence.
+    fn of(sequences: &[(usize, usize)], noise: &mut Noise) -> Self {
         let pages = |&(_, kv): &(usize, usize)| kv.div_ceil(PAGE_TOKENS);
         let max_blocks = sequences.iter().map(pages).max().unwrap();
         let blocks = sequences.iter().map(pages).sum::<usize>() + 2;
@@ -254,7 +262,7 @@ impl Scattered {
             max_blocks,
             blocks,
         };
-        for &(rows, kv) in &sequences {
+        for &(rows, kv) in sequences {
             let mut own = free.split_off(free.len() - kv.div_ceil(PAGE_TOKENS));
             step.kv_slots.extend((kv - rows..kv).map(|position| {
                 own[position / PAGE_TOKENS] * PAGE_TOKENS as u32 + (position % PAGE_TOKENS) as u32

@@ -5,9 +5,11 @@ mod activations;
 mod highest;
 mod launch;
 mod norms;
+mod paged_attention;
 mod rotary;
 
 pub(crate) use activations::{quick_gelu, squared_relu, swiglu};
 pub(crate) use highest::highest;
 pub(crate) use norms::{layer_norm, rms_norm};
+pub(crate) use paged_attention::{StepIndex, paged_attention};
 pub(crate) use rotary::{qkv_rope_write, rope};
