@@ -94,7 +94,11 @@ impl Ragged {
     /// `[T, 1]` slots of the new tokens, u32; `None` where the CPU's kernels are to be taken.
     pub(crate) fn slots_on_device(&self) -> Result<Option<Tensor>> {
         #[cfg(feature = "cuda")]
-        if let Some(slots) = self.index.as_ref().and_then(|index| index.slots(self.rows())) {
+        if let Some(slots) = self
+            .index
+            .as_ref()
+            .and_then(|index| index.slots(self.rows()))
+        {
             return slots.map(Some);
         }
         Ok(self.plan()?.map(|plan| plan.slots.clone()))

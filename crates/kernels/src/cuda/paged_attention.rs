@@ -54,11 +54,7 @@ impl StepIndex {
     ///
     /// # Errors
     /// When the device fails.
-    pub(crate) fn new(
-        sequences: &[Sequence],
-        slots: &[u32],
-        device: &CudaDevice,
-    ) -> Result<Self> {
+    pub(crate) fn new(sequences: &[Sequence], slots: &[u32], device: &CudaDevice) -> Result<Self> {
         let Work { packed, counts } = Work::new(sequences, slots);
         let packed = if slots.is_empty() {
             None
@@ -158,7 +154,8 @@ impl Parts {
         device: &Device,
     ) -> Result<Self> {
         // SAFETY: the same contract.
-        let numbers = |width| unsafe { Tensor::empty((partials, heads, width), DType::F32, device) };
+        let numbers =
+            |width| unsafe { Tensor::empty((partials, heads, width), DType::F32, device) };
         Ok(Self {
             sums: numbers(head_dim)?,
             softmax: numbers(2)?,

@@ -93,7 +93,8 @@ fn sequences(noise: &mut Noise) -> Vec<(usize, usize)> {
             _ => (1 + noise.below(kv), kv),
         });
     }
-    all.rotate_left(noise.below(all.len()));
+    let by = noise.below(all.len());
+    all.rotate_left(by);
     all
 }
 
