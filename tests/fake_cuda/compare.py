@@ -196,19 +196,23 @@ def compare(options, model, requests):
     return different
 
 
+def requests_of(options, model):
+    """What a model is asked: all that there is for it, or `--cases` of it."""
+    if model == EMBEDDED:
+        return embedded_requests()
+    requests = golden_requests(pathlib.Path(model))
+    if options.cases and options.cases < len(requests):
+        count = options.cases
+        requests = [requests[i * len(requests) // count] for i in range(count)]
+    return requests
+
+
 def main():
     options = arguments()
     models = options.model or [EMBEDDED, *map(str, GOLDENS)]
     different = 0
     for model in models:
-        if model == EMBEDDED:
-            requests = embedded_requests()
-        else:
-            requests = golden_requests(pathlib.Path(model))
-            if options.cases and options.cases < len(requests):
-                count = options.cases
-                requests = [requests[i * len(requests) // count] for i in range(count)]
-        different += compare(options, model, requests)
+        different += compare(options, model, requests_of(options, model))
     sys.exit(1 if different else 0)
 
 
