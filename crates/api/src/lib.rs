@@ -30,6 +30,7 @@ mod request;
 mod response;
 pub mod responses;
 mod served;
+mod stops;
 mod structure;
 mod structured;
 mod tools;
@@ -66,8 +67,8 @@ pub use message::{Message, Role};
 pub use nvext::NvExt;
 pub use picture::{ImageDetail, ImagePart, ImageUrl, MAX_UUID_BYTES};
 pub use request::{
-    ChatRequest, MAX_CHOICES, MAX_LOGIT_BIAS, MAX_MESSAGES, MAX_NO_REPEAT_NGRAM, MAX_STOP_BYTES,
-    MAX_STOP_TOKEN_IDS, MAX_STOPS, MAX_TOP_LOGPROBS, StopSequences, StreamOptions,
+    ChatRequest, MAX_CHOICES, MAX_LOGIT_BIAS, MAX_MESSAGES, MAX_NO_REPEAT_NGRAM, MAX_TOP_LOGPROBS,
+    StreamOptions,
 };
 pub use response::{
     AnswerMessage, ChatChunk, ChatCompletion, Choice, ChoiceLogprobs, ChunkChoice, Delta, Entity,
@@ -75,6 +76,7 @@ pub use response::{
     TopLogprob, Usage, completion_id,
 };
 pub use served::{EngineVersion, License, LicenseInfo, Manifest, Metadata, ModelInfo};
+pub use stops::{MAX_STOP_BYTES, MAX_STOP_TOKEN_IDS, MAX_STOPS, StopSequences};
 pub use structure::{MAX_JSON_DEPTH, MAX_JSON_VALUES, check_structure};
 pub use structured::{
     Constraint, ConstraintKind, JsonSchemaFormat, ResponseFormat, StructuredOutputs,

@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::nvext::NvExt;
-use crate::reader::{Bounds, Fields, integer, number, out_of_range, wrong_type};
+use crate::reader::{Bounds, Fields, number, out_of_range};
+use crate::stops::{self, StopSequences};
 use crate::structured::{self, Constraint, Guided, ResponseFormat, StructuredOutputs};
 use crate::tools::{self, FunctionFields, ToolFields};
 use crate::unsupported::{self, UNSUPPORTED};
@@ -20,12 +21,6 @@ use crate::{
 pub const MAX_CHOICES: u32 = 16;
 /// Most messages of a conversation.
 pub const MAX_MESSAGES: usize = 4096;
-/// Most stop strings. OpenAI allows 4, vLLM sets no bound.
-pub const MAX_STOPS: usize = 16;
-/// Longest stop string in bytes. That much of an answer may be held back.
-pub const MAX_STOP_BYTES: usize = 1024;
-/// Most extra stop tokens.
-pub const MAX_STOP_TOKEN_IDS: usize = 128;
 /// Most entries of `logit_bias`.
 pub const MAX_LOGIT_BIAS: usize = 1024;
 /// Most alternatives per token in `top_logprobs`, as at OpenAI.
@@ -250,16 +245,6 @@ pub struct ChatRequest {
     pub nvext: Option<NvExt>,
 }
 
-/// One stop string, or several.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(untagged)]
-pub enum StopSequences {
-    /// One.
-    One(String),
-    /// At most 16.
-    Many(Vec<String>),
-}
-
 /// What a stream carries beside text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct StreamOptions {
@@ -325,8 +310,8 @@ impl ChatRequest {
             best_of: fields.integer("best_of", 1..=i64::from(MAX_CHOICES))?,
             length_penalty: fields.number("length_penalty", Bounds::Closed(-10.0, 10.0))?,
             early_stopping: fields.boolean("early_stopping")?,
-            stop: read_stop(&mut fields)?,
-            stop_token_ids: read_stop_token_ids(&mut fields)?,
+            stop: stops::read(&mut fields)?,
+            stop_token_ids: stops::token_ids(&mut fields)?,
             include_stop_str_in_output: fields.boolean("include_stop_str_in_output")?,
             ignore_eos: fields.boolean("ignore_eos")?,
             skip_special_tokens: fields.boolean("skip_special_tokens")?,
@@ -545,7 +530,7 @@ pub(crate) fn read_messages(fields: &mut Fields) -> Result<Vec<Message>, Request
             value: "an empty array".into(),
         });
     }
-    at_most("messages", "messages", MAX_MESSAGES, messages.len())?;
+    stops::at_most("messages", "messages", MAX_MESSAGES, messages.len())?;
     let mut messages = messages
         .into_iter()
         .enumerate()
@@ -555,53 +540,9 @@ pub(crate) fn read_messages(fields: &mut Fields) -> Result<Vec<Message>, Request
     Ok(messages)
 }
 
-fn read_stop(fields: &mut Fields) -> Result<Option<StopSequences>, RequestError> {
-    match fields.take("stop") {
-        None => Ok(None),
-        Some(Value::Array(stops)) => {
-            at_most("stop", "strings", MAX_STOPS, stops.len())?;
-            stops
-                .into_iter()
-                .enumerate()
-                .map(|(index, stop)| stop_string(stop, format!("stop[{index}]")))
-                .collect::<Result<_, _>>()
-                .map(|stops| Some(StopSequences::Many(stops)))
-        }
-        Some(stop @ Value::String(_)) => {
-            stop_string(stop, "stop".to_owned()).map(|stop| Some(StopSequences::One(stop)))
-        }
-        Some(other) => Err(wrong_type(
-            "stop".to_owned(),
-            "a string or an array of strings",
-            &other,
-        )),
-    }
-}
-
-fn stop_string(value: Value, field: String) -> Result<String, RequestError> {
-    match value {
-        Value::String(stop) if (1..=MAX_STOP_BYTES).contains(&stop.len()) => Ok(stop),
-        Value::String(stop) => Err(RequestError::Value {
-            field,
-            bound: format!("a string of 1 to {MAX_STOP_BYTES} bytes"),
-            value: format!("{} bytes", stop.len()),
-        }),
-        other => Err(wrong_type(field, "a string", &other)),
-    }
-}
-
-fn read_stop_token_ids(fields: &mut Fields) -> Result<Vec<u32>, RequestError> {
-    let ids = fields.array("stop_token_ids")?.unwrap_or_default();
-    at_most("stop_token_ids", "tokens", MAX_STOP_TOKEN_IDS, ids.len())?;
-    ids.iter()
-        .enumerate()
-        .map(|(index, id)| integer(&format!("stop_token_ids[{index}]"), id, 0..=MAX_COUNT))
-        .collect()
-}
-
 fn read_logit_bias(fields: &mut Fields) -> Result<BTreeMap<u32, f32>, RequestError> {
     let entries = fields.object("logit_bias")?.unwrap_or_default();
-    at_most("logit_bias", "tokens", MAX_LOGIT_BIAS, entries.len())?;
+    stops::at_most("logit_bias", "tokens", MAX_LOGIT_BIAS, entries.len())?;
     entries
         .into_iter()
         .map(|(key, value)| {
@@ -617,15 +558,4 @@ fn read_logit_bias(fields: &mut Fields) -> Result<BTreeMap<u32, f32>, RequestErr
             Ok((token, bias))
         })
         .collect()
-}
-
-fn at_most(field: &str, what: &str, most: usize, given: usize) -> Result<(), RequestError> {
-    if given <= most {
-        return Ok(());
-    }
-    Err(RequestError::Value {
-        field: field.to_owned(),
-        bound: format!("at most {most} {what}"),
-        value: given.to_string(),
-    })
 }
