@@ -5,7 +5,7 @@
 //! server sizes its caches by it when the weights are there.
 //!
 //! What is asked for ([`Wishes`]) and what the model needs ([`vlmd_models::Need`]) meet a device
-//! ([`Machine`]) in [`solve`], which gives every part of the memory a name and a size ([`Part`]),
+//! ([`Machine`]) in [`solve()`], which gives every part of the memory a name and a size ([`PartKind`]),
 //! or says what would fit ([`Refusal`]).
 
 mod args;

@@ -61,7 +61,7 @@ pub(super) enum Failure {
     NoRoom { parts: Vec<Part> },
 }
 
-/// [`solve`] without advice.
+/// [`solve()`] without advice.
 pub(super) fn attempt(
     subject: Subject<'_>,
     machine: Machine,
