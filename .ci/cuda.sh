@@ -76,12 +76,12 @@ for golden in kosmos2 llava llava_next llava_next_vicuna llava_next_yi mllama ne
   neva_legacy neva_llama neva_pp2 neva_tp2 phi3_v phi3_v_crops16; do
   models+=(--model "tests/golden/$golden")
 done
-# In f32 answers are the same to the letter. bf16 keeps 8 bits: where the two best candidates are
-# that close, either may come first.
+# In f32 answers are the same to the letter. bf16 keeps 8 bits: there log probabilities of these
+# checkpoints were found to be 0.08 off, so that of two candidates within 0.2 either may come first.
 python3 tests/fake_cuda/compare.py "$binary" "$folder/fake" --cases 6 "${models[@]}" --dtype f32 |
   tee -a "$results"
 python3 tests/fake_cuda/compare.py "$binary" "$folder/fake" --cases 6 "${models[@]}" --dtype bf16 \
-  --tie 0.1 | tee -a "$results"
+  --tie 0.2 | tee -a "$results"
 
 {
   echo "inputs: $digest"
