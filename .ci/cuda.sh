@@ -69,8 +69,12 @@ echo 'kernels: each equals its CPU twin, and stays within its memory' >>"$result
 
 tests/fake_cuda/build.sh "$binary" "$folder/fake" >/dev/null
 tests/fake_cuda/launches.py "$binary" "$folder/fake"
-tests/fake_cuda/company.py "$binary" "$folder/fake" --model vlmd/tiny | tee -a "$results"
 echo 'launches: a decoder layer takes no more than it may' >>"$results"
+families=(--model vlmd/tiny)
+for golden in kosmos2 llava llava_next mllama neva phi3_v; do
+  families+=(--model "tests/golden/$golden")
+done
+tests/fake_cuda/company.py "$binary" "$folder/fake" --cases 2 "${families[@]}" | tee -a "$results"
 models=(--model vlmd/tiny)
 for golden in kosmos2 llava llava_next llava_next_vicuna llava_next_yi mllama neva neva_dist \
   neva_legacy neva_llama neva_pp2 neva_tp2 phi3_v phi3_v_crops16; do
@@ -86,5 +90,5 @@ python3 tests/fake_cuda/compare.py "$binary" "$folder/fake" --cases 6 "${models[
 {
   echo "inputs: $digest"
   echo "date: $(date -u +%F)"
-  sed -nE '/^(vlmd|tests)/{s/, [0-9]+ requests.*//;h};/^(registers|kernels|launches): /p;/answers equal|^no card/{G;s/^ *(.*)\n(.*)$/\2: \1/;p}' "$results"
+  sed -nE '/^(vlmd|tests)/{s/[,:] [0-9]+ requests.*//;h};/^(registers|kernels|launches): /p;/answers equal|^no card/{G;s/^ *(.*)\n(.*)$/\2: \1/;p}' "$results"
 } >"$record"
