@@ -269,6 +269,54 @@ pub(super) fn write_kv_int8(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> R
     })
 }
 
+/// What becomes of the joined projection of decoding sequences: turned queries, and keys and values
+/// in their pages.
+pub(super) fn qkv_rope_write(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result<Case> {
+    let layout = decodes(sizes, noise);
+    let (heads, kv_heads, width) = (sizes.heads, sizes.kv_heads, sizes.head_dim);
+    let rows = layout.rows();
+    let joined = (heads + 2 * kv_heads) * width;
+    let pages = [layout.blocks, PAGE_TOKENS, kv_heads, width];
+    let angles = noise.tensor(&[rows, width / 2])?.affine(3.0, 0.0)?;
+    let tensors = vec![
+        (Role::Activation, noise.tensor(&[rows, joined])?),
+        (Role::Activation, angles.cos()?),
+        (Role::Activation, angles.sin()?),
+        (Role::Stored, noise.tensor(&pages)?),
+        (Role::Stored, noise.tensor(&pages)?),
+    ];
+    let work = Work {
+        bytes: rows * (2 * joined + width) * dtype.size_in_bytes(),
+        flops: 0,
+    };
+    let shape = format!("{rows} x {heads}/{kv_heads} heads of {width}");
+    let prepare = move |tensors: &[Tensor], device: &Device, route| -> Result<Run> {
+        let [qkv, cos, sin, k_pages, v_pages] = of(tensors)?;
+        let ragged = layout.on(device, route)?;
+        Ok(Box::new(move || {
+            let (keys, values) = (Pages::from(&k_pages), Pages::from(&v_pages));
+            let query = match route {
+                Route::Kernel => {
+                    let angles = Some((&cos, &sin));
+                    vlmd_kernels::qkv_rope_write(&qkv, angles, heads, keys, values, &ragged)?
+                }
+                Route::Twin => {
+                    let part = |first: usize, heads: usize| {
+                        qkv.narrow(1, first * width, heads * width)?
+                            .reshape((rows, heads, width))
+                    };
+                    let key = twin::rope(&part(heads, kv_heads)?, &cos, &sin)?;
+                    let value = part(heads + kv_heads, kv_heads)?;
+                    vlmd_kernels::write_kv(&key, &value, keys, values, &ragged)?;
+                    twin::rope(&part(0, heads)?, &cos, &sin)?
+                }
+            };
+            Ok(vec![query, k_pages.clone(), v_pages.clone()])
+        }))
+    };
+    Ok(Case::new(dtype, shape, tensors, work, prepare))
+}
+
 /// Dense attention of `pictures` times `rows` queries over `keys`.
 fn dense(
     (pictures, rows, keys): (usize, usize, usize),

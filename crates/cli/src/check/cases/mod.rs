@@ -5,6 +5,7 @@
 //! tensors and says how to compute with them, by itself and by its twin.
 
 mod attention;
+mod choice;
 mod linear;
 mod rows;
 
@@ -30,6 +31,8 @@ enum Kinds {
     Stored,
     /// Of activations, which are f32 on a CPU.
     Computed,
+    /// Always f32.
+    Wide,
 }
 
 /// Every kernel, in the order of a layer.
@@ -48,6 +51,11 @@ pub(super) const TABLE: &[Kernel] = &[
         name: "rms_norm",
         kinds: Kinds::Stored,
         make: rows::rms_norm,
+    },
+    Kernel {
+        name: "add, rms_norm",
+        kinds: Kinds::Stored,
+        make: rows::add_rms_norm,
     },
     Kernel {
         name: "layer_norm",
@@ -95,6 +103,11 @@ pub(super) const TABLE: &[Kernel] = &[
         make: attention::write_kv_int8,
     },
     Kernel {
+        name: "qkv, rope, write_kv",
+        kinds: Kinds::Stored,
+        make: attention::qkv_rope_write,
+    },
+    Kernel {
         name: "paged_attention, decode",
         kinds: Kinds::Stored,
         make: attention::decode,
@@ -124,12 +137,21 @@ pub(super) const TABLE: &[Kernel] = &[
         kinds: Kinds::Computed,
         make: attention::looking,
     },
+    Kernel {
+        name: "highest logits",
+        kinds: Kinds::Wide,
+        make: choice::highest,
+    },
 ];
 
 /// The types that a kernel is checked in on `place`.
 pub(super) fn dtypes(kernel: &Kernel, place: Place) -> impl Iterator<Item = DType> + use<> {
     let all = [DType::F32, DType::F16, DType::BF16];
-    let wide_alone = place == Place::Cpu && kernel.kinds == Kinds::Computed;
+    let wide_alone = match kernel.kinds {
+        Kinds::Stored => false,
+        Kinds::Computed => place == Place::Cpu,
+        Kinds::Wide => true,
+    };
     all.into_iter()
         .filter(move |dtype| !wide_alone || *dtype == DType::F32)
 }

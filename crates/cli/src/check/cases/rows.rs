@@ -1,9 +1,9 @@
 //! What works row by row: norms, activations, rotations.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use vlmd_kernels::twin;
 
-use super::{Case, Noise, Role, Route, Sizes, Work, of, run};
+use super::{Case, Noise, Role, Route, Run, Sizes, Work, of, run};
 
 const EPS: f32 = 1e-5;
 
@@ -36,6 +36,33 @@ pub(super) fn rms_norm(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result
             }
         },
     ))
+}
+
+/// The norm of a sum, and the sum.
+pub(super) fn add_rms_norm(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result<Case> {
+    let (rows, width) = (sizes.rows, sizes.hidden);
+    let tensors = vec![
+        (Role::Activation, noise.tensor(&[rows, width])?),
+        (Role::Activation, noise.tensor(&[rows, width])?),
+        (Role::Stored, noise.tensor(&[width])?),
+    ];
+    let work = work(2 * rows * width, 2 * rows * width, dtype);
+    let shape = format!("{rows} x {width}");
+    let prepare = |tensors: &[Tensor], _: &Device, route| -> Result<Run> {
+        let [x, added, weight] = of(tensors)?;
+        Ok(match route {
+            Route::Kernel => Box::new(move || {
+                let (sum, normed) = vlmd_kernels::add_rms_norm(&x, &added, &weight, EPS)?;
+                Ok(vec![sum, normed])
+            }),
+            Route::Twin => Box::new(move || {
+                let sum = (&x + &added)?;
+                let normed = twin::rms_norm(&sum, &weight, EPS)?;
+                Ok(vec![sum, normed])
+            }),
+        })
+    };
+    Ok(Case::new(dtype, shape, tensors, work, prepare))
 }
 
 pub(super) fn layer_norm(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result<Case> {
