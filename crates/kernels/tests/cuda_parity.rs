@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
+use std::sync::LazyLock;
+
 use candle_core::{DType, Device, Tensor};
 use vlmd_kernels::{
     PAGE_TOKENS, Pages, Ragged, RaggedLayout, add_layer_norm, add_rms_norm, highest, layer_norm,
@@ -47,8 +49,10 @@ impl Noise {
     }
 }
 
+/// The one device: tensors of two are never used together, even if it is the same card.
 fn device() -> Device {
-    Device::new_cuda(0).unwrap()
+    static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::new_cuda(0).unwrap());
+    DEVICE.clone()
 }
 
 /// The same numbers on the card.

@@ -92,7 +92,8 @@ pub(crate) fn paged_attention(
         return Ok(None);
     }
     let Some(packed) = index.packed.as_ref().filter(|_| heads > 0) else {
-        return q.zeros_like().map(Some);
+        // Nothing to attend to: drivers without memory pools refuse to allocate nothing.
+        return Ok(Some(q.clone()));
     };
     // Heads must lie side by side, rows need not.
     let [stride, within @ ..] = q.stride() else {

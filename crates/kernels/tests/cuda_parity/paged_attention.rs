@@ -217,8 +217,8 @@ fn a_step_without_new_rows_gives_none() {
     let device = device();
     let step = Scattered::of(&[(0, 50)], &mut noise);
     let k = Cache::new(&step, (1, 16), DType::F32, &mut noise);
-    let q = Tensor::zeros((0, 2, 16), DType::F32, &Device::Cpu).unwrap();
-    let q = q.to_device(&device).unwrap();
+    let q = Tensor::zeros((1, 2, 16), DType::F32, &device).unwrap();
+    let q = q.narrow(0, 0, 0).unwrap();
     let ragged = step.ragged(&device);
     let out = paged_attention(&q, k.there(), k.there(), &ragged, 1.).unwrap();
     assert_eq!(out.dims(), [0, 2, 16]);
