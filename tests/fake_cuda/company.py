@@ -26,7 +26,7 @@ LEAVING = 3
 
 
 def ask(url, body):
-    """The answer's text, and how many tokens of its prompt were found in the cache."""
+    """The answer's text."""
     body = {"model": "test", "temperature": 0, **body}
     request = urllib.request.Request(
         f"{url}/v1/chat/completions",
@@ -34,9 +34,7 @@ def ask(url, body):
         {"content-type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=compare.PATIENCE) as response:
-        answer = json.load(response)
-    found = (answer["usage"].get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    return answer["choices"][0]["message"]["content"], found
+        return json.load(response)["choices"][0]["message"]["content"]
 
 
 def leave(url, body):
@@ -58,13 +56,17 @@ def metric(url, pattern):
 
 
 def answers(options, model, device, requests, leaving):
-    """All texts of two rounds, and the tokens that were found again in the second."""
+    """All texts of two rounds, and how many tokens of the second were found again."""
     with (
         compare.served(options, model, device) as url,
         concurrent.futures.ThreadPoolExecutor(options.at_once + leaving) as pool,
     ):
         gone = [pool.submit(leave, url, requests[i % len(requests)][1]) for i in range(leaving)]
-        rounds = [list(pool.map(lambda request: ask(url, request[1]), requests)) for _ in range(2)]
+        hits = []
+        texts = []
+        for _ in range(2):
+            texts += pool.map(lambda request: ask(url, request[1]), requests)
+            hits.append(metric(url, r"vllm:prefix_cache_hits_total\{[^}]*\}"))
         for one in gone:
             one.result()
         deadline = time.monotonic() + 60
@@ -75,8 +77,7 @@ def answers(options, model, device, requests, leaving):
         aborted = metric(url, r'vllm:request_success_total\{[^}]*finished_reason="abort"[^}]*\}')
         if aborted != leaving:
             sys.exit(f"{leaving} clients left, {aborted:.0f} were noticed")
-    texts = [text for answered in rounds for text, _ in answered]
-    return texts, sum(found for _, found in rounds[1])
+    return texts, int(hits[1] - hits[0])
 
 
 def main():
