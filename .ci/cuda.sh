@@ -68,8 +68,10 @@ CARGO_TARGET_DIR=$folder/target tests/fake_cuda/kernels.sh "$folder/kernels"
 echo 'kernels: each equals its CPU twin, and stays within its memory' >>"$results"
 
 tests/fake_cuda/build.sh "$binary" "$folder/fake" >/dev/null
-tests/fake_cuda/launches.py "$binary" "$folder/fake"
-echo 'launches: a decoder layer takes no more than it may' >>"$results"
+tests/fake_cuda/launches.py "$binary" "$folder/fake" | tee "$folder/launches"
+echo "launches: a decoder layer at decode: $(tail -n 1 "$folder/launches")" >>"$results"
+LD_LIBRARY_PATH=$folder/fake "$binary" check --device cuda --quick | tee "$folder/check"
+echo "check: $(tail -n 1 "$folder/check")" >>"$results"
 families=(--model vlmd/tiny)
 for golden in kosmos2 llava llava_next mllama neva phi3_v; do
   families+=(--model "tests/golden/$golden")
@@ -90,5 +92,5 @@ python3 tests/fake_cuda/compare.py "$binary" "$folder/fake" --cases 6 "${models[
 {
   echo "inputs: $digest"
   echo "date: $(date -u +%F)"
-  sed -nE '/^(vlmd|tests)/{s/[,:] [0-9]+ requests.*//;h};/^(registers|kernels|launches): /p;/answers equal|^no card/{G;s/^ *(.*)\n(.*)$/\2: \1/;p}' "$results"
+  sed -nE '/^(vlmd|tests)/{s/[,:] [0-9]+ requests.*//;h};/^(registers|kernels|launches|check): /p;/answers equal|^no card/{G;s/^ *(.*)\n(.*)$/\2: \1/;p}' "$results"
 } >"$record"
