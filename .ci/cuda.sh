@@ -83,7 +83,7 @@ for golden in kosmos2 llava llava_next llava_next_vicuna llava_next_yi mllama ne
   models+=(--model "tests/golden/$golden")
 done
 # In f32 answers are the same to the letter. bf16 keeps 8 bits: there log probabilities of these
-# checkpoints were found to be 0.08 off, so that of two candidates within 0.2 either may come first.
+# checkpoints were found to be 0.08 off, so that of two choices within 0.2 either may come first.
 python3 tests/fake_cuda/compare.py "$binary" "$folder/fake" --cases 6 "${models[@]}" --dtype f32 |
   tee -a "$results"
 python3 tests/fake_cuda/compare.py "$binary" "$folder/fake" --cases 6 "${models[@]}" --dtype bf16 \
