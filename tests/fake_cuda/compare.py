@@ -167,11 +167,16 @@ def answers(options, model, device, requests):
 
 def gap(cpu, cuda):
     """How much likelier the CPU's choice is than the other, by the CPU's own numbers, where two
-    answers part. What a rule forbids may be likelier than both."""
-    if not cpu or not cuda:
-        return math.inf
-    candidates = {c["token"]: c["logprob"] for c in cpu[0]["top_logprobs"]}
-    return abs(cpu[0]["logprob"] - candidates.get(cuda[0]["token"], -math.inf))
+    answers part. What a rule forbids may be likelier than both. Several tokens are spelt alike,
+    as parts of characters are no text: answers may have parted at an earlier one of those."""
+    gaps = [math.inf]
+    for ours, theirs in zip(cpu, cuda):
+        alike = [c["logprob"] for c in ours["top_logprobs"] if c["token"] == theirs["token"]]
+        if ours["token"] != theirs["token"]:
+            gaps += [abs(ours["logprob"] - logprob) for logprob in alike[:1]]
+            break
+        gaps += [alike[0] - logprob for logprob in alike[1:2]]
+    return min(gaps)
 
 
 def compare(options, model, requests):
@@ -191,7 +196,7 @@ def compare(options, model, requests):
             same += 1
         if ours == theirs:
             continue
-        apart = gap(cpu_tokens[same:], cuda_tokens[same:])
+        apart = gap(cpu_tokens, cuda_tokens)
         if apart < options.tie:
             ties += 1
             continue
