@@ -35,6 +35,7 @@ mod structure;
 mod structured;
 mod tools;
 mod unsupported;
+mod usage;
 mod validate;
 mod vocabulary;
 
@@ -72,8 +73,7 @@ pub use request::{
 };
 pub use response::{
     AnswerMessage, ChatChunk, ChatCompletion, Choice, ChoiceLogprobs, ChunkChoice, Delta, Entity,
-    FinishReason, Null, PromptLogprob, PromptTokensDetails, StopReason, Timings, TokenLogprob,
-    TopLogprob, Usage, completion_id,
+    FinishReason, Null, PromptLogprob, StopReason, TokenLogprob, TopLogprob, completion_id,
 };
 pub use served::{EngineVersion, License, LicenseInfo, Manifest, Metadata, ModelInfo};
 pub use stops::{MAX_STOP_BYTES, MAX_STOP_TOKEN_IDS, MAX_STOPS, StopSequences};
@@ -87,4 +87,5 @@ pub use tools::{
     PastFunction, Tool, ToolCall, ToolCallDelta, ToolChoice, ToolMode, tool_call_id,
 };
 pub use unsupported::{UNSUPPORTED, UNSUPPORTED_IN_COMPLETIONS, Unsupported};
+pub use usage::{PromptTokensDetails, Timings, Usage};
 pub use vocabulary::{MAX_ALLOWED_TOKEN_IDS, MAX_BAD_WORD_BYTES, MAX_BAD_WORDS};
