@@ -5,6 +5,8 @@
 
 use candle_core::{DType, Device};
 
+use crate::ragged::PAGE_TOKENS;
+
 /// Scores that the route of candle's operations computes at a time, in f32: 256 MiB. Rows need
 /// nothing of each other, so a prompt's scores need not be there together.
 pub(crate) const MOST_SCORES: usize = 1 << 26;
@@ -12,6 +14,20 @@ pub(crate) const MOST_SCORES: usize = 1 << 26;
 /// Tokens of keys, the filling of short sequences included, that decodes are gathered for in one
 /// go, unless one sequence alone has more.
 pub(crate) const MOST_GATHERED: usize = 1 << 15;
+
+/// Elements of a head that a lane of CUDA's paged attention takes, and what a head must be made of.
+pub(crate) const LANE_ELEMENTS: usize = 8;
+
+/// The largest head that the lanes of a warp hold together.
+pub(crate) const MAX_HEAD_DIM: usize = 32 * LANE_ELEMENTS;
+
+/// Pages of a split: what one block of a card's threads reads of a sequence with one new row.
+///
+/// Always as many, whatever else is in the step: the order in which a row is summed up must not
+/// depend on others. Eight leave two to each warp; a sequence of 2048 tokens makes eight splits
+/// for every key head, which is what one sequence alone needs to occupy a card. The sums of a
+/// split, one head in f32, are 1/128 of the keys and values in 16 bits that it reads.
+pub(crate) const SPLIT_PAGES: usize = 8;
 
 /// Bytes for each score: as the product gives it, widened, scaled, masked, as a weight, and as a
 /// weight in the values' type.
@@ -87,12 +103,20 @@ pub fn attention_scratch(place: Place, shape: Attended, dtype: DType) -> usize {
         .saturating_add(copies)
 }
 
-/// Bytes that [`paged_attention()`](crate::paged_attention()) takes for a step of `shape.rows` tokens whose
-/// longest sequence has `shape.keys`, with queries of `dtype`; 0 on a CPU, as above.
+/// Bytes that [`paged_attention()`](crate::paged_attention()) takes for a step of `shape.rows` tokens in up
+/// to `sequences` sequences, the longest of `shape.keys`, with queries of `dtype`; 0 on a CPU, as above.
 #[must_use]
-pub fn paged_attention_scratch(place: Place, shape: Attended, dtype: DType) -> usize {
+pub fn paged_attention_scratch(
+    place: Place,
+    shape: Attended,
+    sequences: usize,
+    dtype: DType,
+) -> usize {
     if place == Place::Cpu {
         return 0;
+    }
+    if has_kernel(shape.head_dim) {
+        return partial_sums(shape, sequences);
     }
     let gathered = shape
         .keys_of(shape.keys.max(MOST_GATHERED))
@@ -106,6 +130,22 @@ pub fn paged_attention_scratch(place: Place, shape: Attended, dtype: DType) -> u
         .saturating_mul(SCORE_BYTES)
         .saturating_add(gathered)
         .saturating_add(mask)
+}
+
+/// Whether CUDA's own kernels of paged attention take heads of this width; others take the route
+/// of candle's operations.
+pub(crate) fn has_kernel(head_dim: usize) -> bool {
+    head_dim.is_multiple_of(LANE_ELEMENTS) && head_dim <= MAX_HEAD_DIM
+}
+
+/// What the splits of sequences with one new row come to, in f32: for each head its sum of
+/// values, the largest score, and the sum of weights relative to it. Prefills have none.
+fn partial_sums(shape: Attended, sequences: usize) -> usize {
+    let splits = shape.keys.div_ceil(PAGE_TOKENS).div_ceil(SPLIT_PAGES);
+    let each = shape.head_dim.saturating_add(2);
+    [splits, shape.heads, each, size_of::<f32>()]
+        .into_iter()
+        .fold(shape.rows.min(sequences), usize::saturating_mul)
 }
 
 /// Rows whose scores are computed together, of `rows` with so many scores each: at least one.
@@ -145,17 +185,46 @@ mod tests {
     }
 
     #[test]
-    fn paged_attention_counts_what_it_gathers_and_its_masks() {
-        let bytes = paged_attention_scratch(Place::Cuda, PROMPT, DType::BF16);
-        let gathered = 8 * 2 * 8 * 128 * (1 << 17);
-        assert_eq!(bytes, MOST_SCORES * 24 + gathered + 2048 * (1 << 17) * 4);
+    fn paged_attention_counts_the_partial_sums_of_its_kernel() {
+        let bytes =
+            |shape, sequences| paged_attention_scratch(Place::Cuda, shape, sequences, DType::BF16);
+        // 131072 tokens are 512 splits of 256.
+        let split = 32 * (128 + 2) * 4;
+        assert_eq!(bytes(PROMPT, 64), 64 * 512 * split);
+        // A step of fewer rows than sequences has no more of them.
+        assert_eq!(bytes(PROMPT, 1 << 20), 2048 * 512 * split);
+        let short = Attended {
+            keys: 257,
+            ..PROMPT
+        };
+        assert_eq!(bytes(short, 3), 3 * 2 * split);
         let absurd = Attended {
             keys: usize::MAX,
             ..PROMPT
         };
-        let bytes = paged_attention_scratch(Place::Cuda, absurd, DType::F32);
-        assert_eq!(bytes, usize::MAX);
-        assert_eq!(paged_attention_scratch(Place::Cpu, PROMPT, DType::F32), 0);
+        assert_eq!(bytes(absurd, 64), usize::MAX);
+        let cpu = paged_attention_scratch(Place::Cpu, PROMPT, 64, DType::F32);
+        assert_eq!(cpu, 0);
+    }
+
+    #[test]
+    fn paged_attention_of_odd_heads_counts_what_it_gathers_and_its_masks() {
+        for (head_dim, kernel) in [
+            (8, true),
+            (96, true),
+            (256, true),
+            (100, false),
+            (264, false),
+        ] {
+            assert_eq!(has_kernel(head_dim), kernel, "{head_dim}");
+        }
+        let odd = Attended {
+            head_dim: 100,
+            ..PROMPT
+        };
+        let bytes = paged_attention_scratch(Place::Cuda, odd, 64, DType::BF16);
+        let gathered = 8 * 2 * 8 * 100 * (1 << 17);
+        assert_eq!(bytes, MOST_SCORES * 24 + gathered + 2048 * (1 << 17) * 4);
     }
 
     #[test]

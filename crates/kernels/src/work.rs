@@ -15,14 +15,7 @@
 //! | blocks of the sequences | 1 | by position |
 
 use crate::ragged::{PAGE_TOKENS, Sequence};
-
-/// Pages of a split: what one block of threads reads of a sequence with one new row.
-///
-/// Always as many, whatever else is in the step: the order in which a row is summed up must not
-/// depend on others. Eight leave two to each warp; a sequence of 2048 tokens makes eight splits
-/// for every key head, which is what one sequence alone needs to occupy a card. The sums of a
-/// split, one head in f32, are 1/128 of the keys and values in 16 bits that it reads.
-pub(crate) const SPLIT_PAGES: usize = 8;
+use crate::scratch::SPLIT_PAGES;
 
 /// New rows of a sequence in an item of a prefill: as many as a block has query rows that computes
 /// on tensor cores.

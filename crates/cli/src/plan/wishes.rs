@@ -61,6 +61,7 @@ impl Wishes {
             // `prompt_logprobs` may ask for those of every token of a prompt.
             logit_rows: self.max_num_batched_tokens,
             longest,
+            sequences: self.max_num_seqs,
             pictures: self.max_images,
         }
     }

@@ -22,13 +22,8 @@ use candle_core::{CudaDevice, DType, Device, Result, Tensor, bail};
 use super::launch::{Argument, Grid, Module, launch, module, suffix, unwritten};
 use crate::pages::Pages;
 use crate::ragged::Sequence;
+use crate::scratch::{LANE_ELEMENTS, has_kernel};
 use crate::work::{Counts, TILE_TOKENS, Work};
-
-/// Elements of a head that a lane takes, and what a head must be made of.
-const WIDTH: usize = 8;
-
-/// The largest head that the lanes of a warp hold together.
-const MAX_HEAD_DIM: usize = 32 * WIDTH;
 
 const WARPS: usize = 4;
 
@@ -85,8 +80,7 @@ pub(crate) fn paged_attention(
     let (rows, heads, head_dim) = q.dims3()?;
     let takes = suffix(q.dtype()).is_ok()
         && (k.data.dtype() == q.dtype() || k.data.dtype() == DType::U8)
-        && head_dim.is_multiple_of(WIDTH)
-        && head_dim <= MAX_HEAD_DIM
+        && has_kernel(head_dim)
         && [k.data, v.data].into_iter().all(aligned);
     if !takes {
         return Ok(None);
@@ -99,7 +93,7 @@ pub(crate) fn paged_attention(
     let [stride, within @ ..] = q.stride() else {
         bail!("queries are rows of heads, not {:?}", q.shape());
     };
-    let q = if within == [head_dim, 1] && stride.is_multiple_of(WIDTH) && aligned(q) {
+    let q = if within == [head_dim, 1] && stride.is_multiple_of(LANE_ELEMENTS) && aligned(q) {
         q.clone()
     } else {
         q.force_contiguous()?
@@ -265,7 +259,7 @@ impl Call<'_> {
         ];
         let grid = Grid {
             blocks: (self.counts.joins, heads),
-            threads: (head_dim / WIDTH).next_multiple_of(32),
+            threads: (head_dim / LANE_ELEMENTS).next_multiple_of(32),
         };
         let kernel = format!("paged_join_{}", suffix(self.q.dtype())?);
         // SAFETY: the parameters of `paged_attention.cuh`; every split has written its sums.

@@ -69,7 +69,12 @@ impl DecoderShape {
         let around = product([3, self.hidden]);
         let attention = sum([
             each(sum([around, product([3, fused]), product([2, queries])])),
-            paged_attention_scratch(compute.place, shape(bound.longest), compute.activations),
+            paged_attention_scratch(
+                compute.place,
+                shape(bound.longest),
+                bound.sequences,
+                compute.activations,
+            ),
         ]);
         let looking = if looked_at == 0 {
             0
@@ -114,6 +119,7 @@ mod tests {
         tokens: 2048,
         logit_rows: 64,
         longest: 4096,
+        sequences: 64,
         pictures: 1,
     };
 
@@ -134,6 +140,21 @@ mod tests {
         };
         let head = 2048 * (2 * 4096 * 4 + 128_256 * 8);
         assert_eq!(bytes(&all, 0, Place::Cpu), always + head);
+    }
+
+    #[test]
+    fn long_sequences_count_where_they_are_split() {
+        let many = |sequences, place| {
+            let bound = StepBound {
+                longest: 1 << 17,
+                sequences,
+                ..BOUND
+            };
+            bytes(&bound, 0, place)
+        };
+        assert_eq!(many(1024, Place::Cpu), many(1, Place::Cpu));
+        let (few, more) = (many(1024, Place::Cuda), many(1025, Place::Cuda));
+        assert_eq!(more - few, 512 * 32 * 130 * 4);
     }
 
     #[test]

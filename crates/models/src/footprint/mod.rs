@@ -54,6 +54,8 @@ pub struct StepBound {
     pub logit_rows: usize,
     /// Tokens of the longest sequence.
     pub longest: usize,
+    /// Sequences side by side.
+    pub sequences: usize,
     /// Pictures that a token looks at by cross-attention at most.
     pub pictures: usize,
 }
