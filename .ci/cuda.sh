@@ -56,7 +56,10 @@ echo 'registers: no kernel spills more than 16 bytes, for any family of cards' >
 
 docker/lazy_link/make.sh "$toolkit" "$folder/lazy" >/dev/null
 export CUDA_HOME=$folder/lazy CUDA_PATH=$folder/lazy
-cargo build --locked --release --package vlmd --features cuda --target-dir "$folder/target"
+# With the kernels' test in one go: by itself either would have other features of a few crates, and
+# all would be compiled twice, candle's kernels too.
+cargo build --locked --release --workspace --features vlmd/cuda --bin vlmd --test cuda_parity \
+  --target-dir "$folder/target"
 binary=$folder/target/release/vlmd
 if readelf -d "$binary" | grep -E 'NEEDED.*(cuda|cublas|curand|nvrtc|nvidia)'; then
   echo "cuda.sh: $binary does not start where these libraries are not" >&2
@@ -72,6 +75,14 @@ tests/fake_cuda/launches.py "$binary" "$folder/fake" | tee "$folder/launches"
 echo "launches: a decoder layer at decode: $(tail -n 1 "$folder/launches")" >>"$results"
 LD_LIBRARY_PATH=$folder/fake "$binary" check --device cuda --quick | tee "$folder/check"
 echo "check: $(tail -n 1 "$folder/check")" >>"$results"
+profiled=(--model vlmd/tiny)
+for golden in llava_next mllama phi3_v; do
+  profiled+=(--model "tests/golden/$golden")
+done
+for dtype in f32 bf16; do
+  tests/fake_cuda/profile.py "$binary" "$folder/fake" --dtype "$dtype" "${profiled[@]}"
+done
+echo 'memory: no step and no picture takes more than the formulas of the memory plan say' >>"$results"
 families=(--model vlmd/tiny)
 for golden in kosmos2 llava llava_next mllama neva phi3_v; do
   families+=(--model "tests/golden/$golden")
@@ -92,5 +103,5 @@ python3 tests/fake_cuda/compare.py "$binary" "$folder/fake" --cases 6 "${models[
 {
   echo "inputs: $digest"
   echo "date: $(date -u +%F)"
-  sed -nE '/^(vlmd|tests)/{s/[,:] [0-9]+ requests.*//;h};/^(registers|kernels|launches|check): /p;/answers equal|^no card/{G;s/^ *(.*)\n(.*)$/\2: \1/;p}' "$results"
+  sed -nE '/^(vlmd|tests)/{s/[,:] [0-9]+ requests.*//;h};/^(registers|kernels|launches|check|memory): /p;/answers equal|^no card/{G;s/^ *(.*)\n(.*)$/\2: \1/;p}' "$results"
 } >"$record"

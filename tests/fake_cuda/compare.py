@@ -110,15 +110,20 @@ def golden_requests(folder):
     return requests
 
 
+def named(model):
+    """The arguments that name a model to the server."""
+    if (archive := pathlib.Path(model) / "neva.nemo").exists():
+        return ["--model", archive, "--vision-tower", archive.with_name("clip")]
+    return ["--model", model]
+
+
 @contextlib.contextmanager
 def served(options, model, device):
     """Runs the server and gives its URL once it is ready."""
     command = [options.binary, "serve", "--host", "127.0.0.1", "--port", "0", "--log-level", "warn"]
-    command += ["--served-model-name", "test", "--max-images", "8", "--model", model]
-    if (archive := pathlib.Path(model) / "neva.nemo").exists():
-        command[-1:] = [archive, "--vision-tower", archive.with_name("clip")]
+    command += ["--served-model-name", "test", "--max-images", "8", *named(model)]
     command += ["--device", device, "--dtype", options.dtype, "--kv-cache-memory", "256MiB"]
-    # A step of 2048 tokens, which takes a simulated card minutes, and whose memory it cannot tell.
+    # A step of 2048 tokens, which takes a simulated card minutes; see profile.py.
     command += ["--no-memory-profile"]
     command += options.server
     environment = {**os.environ, "LD_LIBRARY_PATH": str(options.fake.resolve())}

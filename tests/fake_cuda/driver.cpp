@@ -2,11 +2,14 @@
 // heap and whose kernels are the CPU builds that registered themselves.
 //
 // FAKE_CUDA_TRACE=FILE adds a line to the file for each launch, products of matrices among them.
+// FAKE_CUDA_POOLS=1 claims memory pools, which tell how much was in use at most. Without them, as
+// on the oldest drivers, it is an error to allocate no bytes.
 #include <sys/mman.h>
 
 #include <map>
 #include <mutex>
 #include <string>
+#include <unordered_map>
 
 #include "shim.h"
 
@@ -153,10 +156,25 @@ static std::mutex launch_mutex;
 using Address = unsigned long long;
 enum : int { Success = 0, InvalidValue = 1, OutOfMemory = 2, InvalidImage = 200, NotFound = 500 };
 static constexpr size_t CardMemory = 8ull << 30;
+static constexpr size_t Granule = 512;
 
-// No bytes are an error where the driver has no memory pools, and this one claims none.
-static int allocate(Address* address, size_t bytes) {
-    if (bytes == 0) return InvalidValue;
+static bool has_pools() {
+    static const bool set = getenv("FAKE_CUDA_POOLS") != nullptr;
+    return set;
+}
+
+// What the card's allocations take, in whole granules.
+struct Memory {
+    std::mutex mutex;
+    std::unordered_map<Address, size_t> taken;
+    size_t used = 0, most = 0;
+};
+static Memory& memory() {
+    static auto* instance = new Memory;
+    return *instance;
+}
+
+static int from_heap(Address* address, size_t bytes) {
 #ifdef __SANITIZE_ADDRESS__
     // To the byte, so that the sanitizer sees the first one beyond.
     void* exact = nullptr;
@@ -168,6 +186,29 @@ static int allocate(Address* address, size_t bytes) {
     return *address ? Success : OutOfMemory;
 }
 static void* pointer(Address address) { return reinterpret_cast<void*>(address); }
+
+static int allocate(Address* address, size_t bytes) {
+    if (bytes == 0 && !has_pools()) return InvalidValue;
+    const size_t takes = (std::max<size_t>(bytes, 1) + Granule - 1) / Granule * Granule;
+    Memory& m = memory();
+    const std::lock_guard<std::mutex> lock(m.mutex);
+    if (takes > CardMemory - m.used) return OutOfMemory;
+    const int status = from_heap(address, std::max<size_t>(bytes, 1));
+    if (status != Success) return status;
+    m.taken[*address] = takes;
+    m.used += takes;
+    m.most = std::max(m.most, m.used);
+    return Success;
+}
+static int release(Address address) {
+    Memory& m = memory();
+    const std::lock_guard<std::mutex> lock(m.mutex);
+    const auto found = m.taken.find(address);
+    if (found == m.taken.end()) return InvalidValue;
+    m.used -= found->second;
+    m.taken.erase(found);
+    return free(pointer(address)), Success;
+}
 // Handles that only have to be told from null.
 static void* handle() { return reinterpret_cast<void*>(0x10); }
 
@@ -189,12 +230,35 @@ int cuDeviceGetAttribute(int* value, int attribute, int) {
         case 16: *value = 108; break;    // multiprocessors
         case 75: *value = 8; break;      // compute capability, major
         case 76: *value = 0; break;      // and minor
+        case 115: *value = has_pools(); break;
         default: *value = 0;
     }
     return Success;
 }
 int cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = CardMemory, Success; }
-int cuMemGetInfo_v2(size_t* free, size_t* total) { return *free = *total = CardMemory, Success; }
+int cuMemGetInfo_v2(size_t* free, size_t* total) {
+    Memory& m = memory();
+    const std::lock_guard<std::mutex> lock(m.mutex);
+    return *total = CardMemory, *free = CardMemory - m.used, Success;
+}
+int cuDeviceGetMemPool(void** pool, int) { return *pool = handle(), Success; }
+int cuMemPoolGetAttribute(void*, int attribute, void* value) {
+    Memory& m = memory();
+    const std::lock_guard<std::mutex> lock(m.mutex);
+    switch (attribute) {
+        case 7: *static_cast<uint64_t*>(value) = m.used; break;  // in use
+        case 8: *static_cast<uint64_t*>(value) = m.most; break;  // at most
+        default: return InvalidValue;
+    }
+    return Success;
+}
+// Only the mark of high water can be set, and only back.
+int cuMemPoolSetAttribute(void*, int attribute, void* value) {
+    Memory& m = memory();
+    const std::lock_guard<std::mutex> lock(m.mutex);
+    if (attribute != 8 || *static_cast<uint64_t*>(value) != 0) return InvalidValue;
+    return m.most = m.used, Success;
+}
 
 int cuDevicePrimaryCtxRetain(void** context, int) { return *context = handle(), Success; }
 int cuDevicePrimaryCtxRelease_v2(int) { return Success; }
@@ -204,10 +268,10 @@ int cuCtxSynchronize() { return Success; }
 
 int cuMemAlloc_v2(Address* address, size_t bytes) { return allocate(address, bytes); }
 int cuMemAllocAsync(Address* address, size_t bytes, void*) { return allocate(address, bytes); }
-int cuMemFree_v2(Address address) { return free(pointer(address)), Success; }
-int cuMemFreeAsync(Address address, void*) { return free(pointer(address)), Success; }
+int cuMemFree_v2(Address address) { return release(address); }
+int cuMemFreeAsync(Address address, void*) { return release(address); }
 int cuMemHostAlloc(void** host, size_t bytes, unsigned) {
-    return allocate(reinterpret_cast<Address*>(host), bytes);
+    return from_heap(reinterpret_cast<Address*>(host), bytes);
 }
 int cuMemFreeHost(void* host) { return free(host), Success; }
 

@@ -9,8 +9,9 @@ mkdir -p "$1"
 out=$(realpath "$1")
 here=$(realpath "$(dirname "$0")")
 cd "$here/../.."
-binary=$(cargo test --locked --release --workspace --features vlmd/cuda --test cuda_parity --no-run \
-  --message-format json | python3 -c 'import json, sys
+# As .ci/cuda.sh builds it.
+binary=$(cargo build --locked --release --workspace --features vlmd/cuda --bin vlmd \
+  --test cuda_parity --message-format json | python3 -c 'import json, sys
 for message in map(json.loads, sys.stdin):
     if message["reason"] == "compiler-artifact" and message["target"]["name"] == "cuda_parity":
         print(message["executable"])')

@@ -56,6 +56,11 @@ pub(crate) fn profile(
     let step = seen(watch);
     drop(logits);
     model.device().synchronize()?;
+    tracing::info!(
+        step,
+        encoder,
+        "bytes that the largest step and the largest picture took"
+    );
     Ok(Some(Profile { step, encoder }))
 }
 
