@@ -4,6 +4,7 @@
 // FAKE_CUDA_TRACE=FILE adds a line to the file for each launch, products of matrices among them.
 // FAKE_CUDA_POOLS=1 claims memory pools, which tell how much was in use at most. Without them, as
 // on the oldest drivers, it is an error to allocate no bytes.
+// FAKE_CUDA_IDLE=1 launches nothing.
 #include <sys/mman.h>
 
 #include <map>
@@ -195,6 +196,7 @@ static int allocate(Address* address, size_t bytes) {
     if (takes > CardMemory - m.used) return OutOfMemory;
     const int status = from_heap(address, std::max<size_t>(bytes, 1));
     if (status != Success) return status;
+    if (shim::idle()) memset(pointer(*address), 0, bytes);
     m.taken[*address] = takes;
     m.used += takes;
     m.most = std::max(m.most, m.used);
@@ -349,6 +351,7 @@ int cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned gr
     if (!grid_x || !grid_y || !grid_z || grid_x > INT32_MAX || grid_y > 65535 || grid_z > 65535 ||
         !threads || threads > 1024 || block_z > 64 || shared_bytes > 49152)
         return InvalidValue;
+    if (shim::idle()) return Success;
     shim::launch(dim3(grid_x, grid_y, grid_z), dim3(block_x, block_y, block_z), shared_bytes,
                  [&] { kernel->caller(kernel->function, arguments); });
     return Success;
