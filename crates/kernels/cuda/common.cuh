@@ -48,8 +48,10 @@ __device__ __forceinline__ bool fits(const T* address) {
 // `to` and `from` are apart and aligned for the widest access that BYTES allow.
 template <int BYTES>
 __device__ __forceinline__ void copy_wide(void* to, const void* from) {
-    static_assert(BYTES % 16 == 0 || BYTES == 8, "no such access");
-    if constexpr (BYTES == 8) {
+    static_assert(BYTES % 16 == 0 || BYTES == 8 || BYTES == 4, "no such access");
+    if constexpr (BYTES == 4) {
+        *static_cast<uint32_t*>(to) = *static_cast<const uint32_t*>(from);
+    } else if constexpr (BYTES == 8) {
         *static_cast<uint2*>(to) = *static_cast<const uint2*>(from);
     } else {
 #pragma unroll

@@ -1,52 +1,9 @@
 // Rotary embedding, alone and on the way from a joined projection into the pages of the cache.
 //
-// A head is turned by its token's angles in the half-split form: with a and b the two halves of
-// its first 2 * half dimensions, [a cos - b sin, b cos + a sin]; dimensions behind them stay.
-// `cos` and `sin` are [tokens, half], dense. blockIdx.x is the token; threads stride over the
-// token's heads along y, so gridDim.y and blockDim.x may be anything.
-#include "common.cuh"
-
-// Moves unit `unit` of a head: N pairs of the turned part, or N dimensions behind it. Without
-// `cos` it moves them as they are. A head has (head_dim - half) / N units.
-template <int N, class T, class To>
-__device__ __forceinline__ void move(const T* from, To* to, const T* cos, const T* sin, int half,
-                                     int unit) {
-    const int at = unit * N;
-    if (at >= half) {
-        // Behind the pairs, which took up `at` numbers twice.
-        const Pack<T, N> values = load<N>(from + half + at);
-        Pack<To, N> moved;
-#pragma unroll
-        for (int i = 0; i < N; i++) narrow(widen(values.at[i]), moved.at[i]);
-        store(to + half + at, moved);
-        return;
-    }
-    const Pack<T, N> first = load<N>(from + at), second = load<N>(from + half + at);
-    Pack<To, N> a, b;
-    if (cos != nullptr) {
-        const Pack<T, N> c = load<N>(cos + at), s = load<N>(sin + at);
-#pragma unroll
-        for (int i = 0; i < N; i++) {
-            const float x = widen(first.at[i]), y = widen(second.at[i]);
-            narrow(x * widen(c.at[i]) - y * widen(s.at[i]), a.at[i]);
-            narrow(y * widen(c.at[i]) + x * widen(s.at[i]), b.at[i]);
-        }
-    } else {
-#pragma unroll
-        for (int i = 0; i < N; i++) {
-            narrow(widen(first.at[i]), a.at[i]);
-            narrow(widen(second.at[i]), b.at[i]);
-        }
-    }
-    store(to + at, a);
-    store(to + half + at, b);
-}
-
-// Whether heads fall into whole packs.
-template <int N>
-__device__ __forceinline__ bool whole(int head_dim, int half, size_t stride) {
-    return head_dim % N == 0 && half % N == 0 && stride % N == 0;
-}
+// How heads are turned, rotary.cuh tells. `cos` and `sin` are [tokens, half], dense. blockIdx.x is
+// the token; threads stride over the token's heads along y, so gridDim.y and blockDim.x may be
+// anything. Pages of codes are written by write_codes.cu.
+#include "rotary.cuh"
 
 template <int N, class T>
 __device__ __forceinline__ void turn_token(const T* x, const T* cos, const T* sin, T* out,
