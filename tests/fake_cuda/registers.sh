@@ -9,7 +9,8 @@ cd "$(dirname "$0")/../../crates/kernels/cuda"
 nvcc=${NVCC:-${CUDA_HOME:+$CUDA_HOME/bin/}nvcc}
 # Eight rows of queries and of sums, or a tile of a product, are kept in registers: two blocks of
 # 128 threads on a multiprocessor.
-declare -A allowed=([paged_attention_f32]=255 [paged_attention_f16]=255 [paged_attention_bf16]=255)
+declare -A allowed=([paged_attention_f32]=255 [paged_attention_f16]=255 [paged_attention_bf16]=255
+  [dense_attention_f32]=255 [dense_attention_f16]=255 [dense_attention_bf16]=255)
 default=64
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT

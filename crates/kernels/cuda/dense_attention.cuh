@@ -15,9 +15,9 @@ namespace dense {
 
 using namespace attention;
 
-// Keys of a split: SPLIT_KEYS.
-constexpr int SPLIT_KEYS = 256;
-constexpr int SPLIT_PAGES = SPLIT_KEYS / PAGE;
+// Pages of a split: SPLIT_PAGES.
+constexpr int SPLIT_PAGES = 8;
+constexpr int SPLIT_KEYS = SPLIT_PAGES * PAGE;
 
 // The tensors of a call. Heads lie side by side in a row; rows, and pictures, lie as far apart as
 // the strides say, in elements. Keys and values lie alike.

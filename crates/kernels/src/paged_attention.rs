@@ -6,13 +6,16 @@ use candle_core::{Result, Tensor, bail};
 use crate::cuda;
 use crate::pages::Pages;
 use crate::ragged::Ragged;
+#[cfg(feature = "cuda")]
+use crate::route::Route;
 use crate::{cpu, portable};
 
 /// Writes the keys and values of a step's new tokens into the cache, in place.
 ///
 /// `k` and `v` are `[T, kv_heads, head_dim]`. They are rounded to the nearest that the pages can
 /// hold: ties to even for f16 and bf16; for 8 bits see [`Pages::data`]. The pages stay where they
-/// are in memory: who holds another handle on them sees the change.
+/// are in memory: who holds another handle on them sees the change. Those of keys and those of
+/// values are apart: both are written at once.
 ///
 /// # Errors
 /// When shapes do not fit, a slot is beyond the cache, or the device fails.
@@ -33,12 +36,29 @@ pub fn write_kv(
                 pages.data.shape()
             );
         }
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(index) = &ragged.index
+        && takes_codes(k, v, k_pages, v_pages)
+        && let Some(slots) = index.slots(ragged.rows())
+    {
+        return cuda::write_kv_codes(k, v, (k_pages, v_pages), &slots?);
+    }
+    for (new, pages) in [(k, k_pages), (v, v_pages)] {
         match ragged.slots_on_device()? {
             Some(slots) => portable::write_kv(new, pages, &slots)?,
             None => cpu::write_kv(new, pages, &ragged.slots)?,
         }
     }
     Ok(())
+}
+
+/// Whether CUDA's kernel takes new keys and values on their way to pages.
+#[cfg(feature = "cuda")]
+fn takes_codes(k: &Tensor, v: &Tensor, k_pages: Pages<'_>, v_pages: Pages<'_>) -> bool {
+    let alike = k.dims() == v.dims() && k.dtype() == v.dtype();
+    let codes = k_pages.scales.is_some() && v_pages.scales.is_some();
+    alike && codes && Route::of(k) == Route::Cuda
 }
 
 /// Causal attention of a step's new tokens to the cached tokens of their own sequences.

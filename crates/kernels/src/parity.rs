@@ -1,5 +1,6 @@
 //! The CPU kernels held against the portable route, on the same tensors.
 
+mod dense;
 mod fused;
 mod int8;
 
@@ -363,28 +364,6 @@ fn queries_that_are_part_of_a_fused_projection_need_no_copy_to_be_right() {
     let angles = noise.tensor(&[4, 8]);
     let turn = |x: &Tensor| values(&crate::rope(x, &angles, &angles).unwrap());
     assert_eq!(turn(&part), turn(&part.contiguous().unwrap()));
-}
-
-#[test]
-fn dense_attention_equals_the_portable_route() {
-    let mut noise = Noise::new(7);
-    for (n, len, keys, heads, kv_heads, head_dim) in [
-        (1, 1, 1, 1, 1, 8),
-        (2, 65, 65, 3, 3, 12),
-        (2, 145, 145, 2, 2, 64),
-        (1, 577, 577, 2, 2, 96),
-        (1, 3, 200, 8, 2, 16),
-        (2, 70, 9, 4, 1, 32),
-    ] {
-        let shape = [n, len, heads, head_dim];
-        let q = noise.tensor(&shape);
-        let k = noise.tensor(&[n, keys, kv_heads, head_dim]);
-        let v = noise.tensor(&[n, keys, kv_heads, head_dim]);
-        let ours = cpu::attention(&q, &k, &v, 0.3).unwrap();
-        let theirs = portable::attention(&q, &k, &v, 0.3).unwrap();
-        let difference = largest_difference(&ours, &theirs);
-        assert!(difference < 2e-6, "{shape:?}: {difference}");
-    }
 }
 
 #[test]

@@ -49,7 +49,6 @@ pub fn qkv_rope_write(
     }
     #[cfg(feature = "cuda")]
     if Route::of(qkv) == Route::Cuda
-        && Route::of(k_pages.data) == Route::Cuda
         && k_pages.data.dtype() == v_pages.data.dtype()
         && qkv.elem_count() > 0
         && let Some(slots) = ragged.slots_on_device()?
@@ -57,7 +56,11 @@ pub fn qkv_rope_write(
         if let Some((cos, sin)) = angles {
             rope::check((rows, head_dim), qkv, cos, sin)?;
         }
-        return cuda::qkv_rope_write(qkv, angles, heads, (k_pages, v_pages), &slots);
+        let pages = (k_pages, v_pages);
+        return match k_pages.scales {
+            Some(_) => cuda::qkv_rope_write_codes(qkv, angles, heads, pages, &slots),
+            None => cuda::qkv_rope_write(qkv, angles, heads, pages, &slots),
+        };
     }
     let part = |first: usize, heads: usize| {
         qkv.narrow(1, first * head_dim, heads * head_dim)?

@@ -15,19 +15,24 @@ pub(crate) const MOST_SCORES: usize = 1 << 26;
 /// go, unless one sequence alone has more.
 pub(crate) const MOST_GATHERED: usize = 1 << 15;
 
-/// Elements of a head that a lane of CUDA's paged attention takes, and what a head must be made of.
+/// Elements of a head that a lane of CUDA's attention takes, and what a head must be made of.
 pub(crate) const LANE_ELEMENTS: usize = 8;
 
 /// The largest head that the lanes of a warp hold together.
 pub(crate) const MAX_HEAD_DIM: usize = 32 * LANE_ELEMENTS;
 
-/// Pages of a split: what one block of a card's threads reads of a sequence with one new row.
+/// Pages of a split: what one block of a card's threads reads of a sequence with one new row, or
+/// [`PAGE_TOKENS`] times as many keys of a picture that few rows look at.
 ///
 /// Always as many, whatever else is in the step: the order in which a row is summed up must not
 /// depend on others. Eight leave two to each warp; a sequence of 2048 tokens makes eight splits
 /// for every key head, which is what one sequence alone needs to occupy a card. The sums of a
 /// split, one head in f32, are 1/128 of the keys and values in 16 bits that it reads.
 pub(crate) const SPLIT_PAGES: usize = 8;
+
+/// Rows of all heads that share a key head, of one picture, up to which CUDA's dense attention
+/// splits a picture's keys: with more there are blocks enough, and keys would be read too often.
+pub(crate) const FEW_ROWS: usize = 32;
 
 /// Bytes for each score: as the product gives it, widened, scaled, masked, as a weight, and as a
 /// weight in the values' type.
@@ -87,16 +92,27 @@ impl Attended {
     }
 }
 
-/// Bytes that [`attention()`](crate::attention()) takes for one picture, with queries of `dtype`. On a CPU
+/// Bytes that [`attention()`](crate::attention()) takes for so many pictures of `shape`, or of fewer
+/// rows, with queries of `dtype` that lie as [`attention()`](crate::attention()) takes them. On a CPU
 /// there is no matrix of scores, and what its threads take is not worth counting.
 #[must_use]
-pub fn attention_scratch(place: Place, shape: Attended, dtype: DType) -> usize {
+pub fn attention_scratch(place: Place, pictures: usize, shape: Attended, dtype: DType) -> usize {
     if place == Place::Cpu {
         return 0;
     }
+    if has_kernel(shape.head_dim) {
+        return few_rows(shape).saturating_mul(pictures);
+    }
+    // Pictures come one after the other, but for their copies by heads.
+    let queries = [shape.rows, shape.heads, shape.head_dim]
+        .into_iter()
+        .fold(1, usize::saturating_mul);
     let copies = shape
         .keys_of(shape.keys)
-        .saturating_mul(2 * dtype.size_in_bytes());
+        .saturating_mul(2)
+        .saturating_add(queries)
+        .saturating_mul(dtype.size_in_bytes())
+        .saturating_mul(pictures);
     shape
         .scores()
         .saturating_mul(SCORE_BYTES)
@@ -132,8 +148,8 @@ pub fn paged_attention_scratch(
         .saturating_add(mask)
 }
 
-/// Whether CUDA's own kernels of paged attention take heads of this width; others take the route
-/// of candle's operations.
+/// Whether CUDA's own kernels of attention take heads of this width; others take the route of
+/// candle's operations.
 pub(crate) fn has_kernel(head_dim: usize) -> bool {
     head_dim.is_multiple_of(LANE_ELEMENTS) && head_dim <= MAX_HEAD_DIM
 }
@@ -141,11 +157,25 @@ pub(crate) fn has_kernel(head_dim: usize) -> bool {
 /// What the splits of sequences with one new row come to, in f32: for each head its sum of
 /// values, the largest score, and the sum of weights relative to it. Prefills have none.
 fn partial_sums(shape: Attended, sequences: usize) -> usize {
-    let splits = shape.keys.div_ceil(PAGE_TOKENS).div_ceil(SPLIT_PAGES);
     let each = shape.head_dim.saturating_add(2);
-    [splits, shape.heads, each, size_of::<f32>()]
+    [splits(shape.keys), shape.heads, each, size_of::<f32>()]
         .into_iter()
         .fold(shape.rows.min(sequences), usize::saturating_mul)
+}
+
+/// The same of a picture, if its rows are so few that its keys are split.
+fn few_rows(shape: Attended) -> usize {
+    let most = FEW_ROWS.saturating_mul(shape.kv_heads);
+    let rows = shape.rows.saturating_mul(shape.heads).min(most);
+    let each = shape.head_dim.saturating_add(2);
+    [splits(shape.keys), each, size_of::<f32>()]
+        .into_iter()
+        .fold(rows, usize::saturating_mul)
+}
+
+/// Splits of so many keys.
+pub(crate) fn splits(keys: usize) -> usize {
+    keys.div_ceil(PAGE_TOKENS).div_ceil(SPLIT_PAGES)
 }
 
 /// Rows whose scores are computed together, of `rows` with so many scores each: at least one.
@@ -166,22 +196,34 @@ mod tests {
     };
 
     #[test]
-    fn scores_are_bounded_however_long_a_prompt_is() {
-        let bytes = attention_scratch(Place::Cuda, PROMPT, DType::BF16);
-        assert_eq!(bytes, MOST_SCORES * 24 + 2 * 2 * 8 * 128 * (1 << 17));
-        let longer = Attended {
-            rows: 1 << 20,
+    fn a_picture_counts_no_scores_where_a_kernel_takes_it() {
+        let bytes = |pictures, shape| attention_scratch(Place::Cuda, pictures, shape, DType::BF16);
+        // Whatever its rows are, 32 of a group at most are split.
+        let split = 512 * (128 + 2) * 4;
+        assert_eq!(bytes(1, PROMPT), 32 * 8 * split);
+        assert_eq!(bytes(5, PROMPT), 5 * 32 * 8 * split);
+        let one = Attended { rows: 1, ..PROMPT };
+        assert_eq!(bytes(1, one), 32 * split);
+        assert_eq!(attention_scratch(Place::Cpu, 5, PROMPT, DType::F32), 0);
+    }
+
+    #[test]
+    fn scores_of_odd_heads_are_bounded_however_long_a_prompt_is() {
+        let odd = Attended {
+            head_dim: 100,
             ..PROMPT
         };
-        assert_eq!(attention_scratch(Place::Cuda, longer, DType::BF16), bytes);
+        let bytes = attention_scratch(Place::Cuda, 2, odd, DType::BF16);
+        let copies = 2 * 8 * 100 * (1 << 17) + 2048 * 32 * 100;
+        assert_eq!(bytes, MOST_SCORES * 24 + 2 * 2 * copies);
         let small = Attended {
             rows: 3,
             keys: 5,
-            ..PROMPT
+            ..odd
         };
-        let bytes = attention_scratch(Place::Cuda, small, DType::F32);
-        assert_eq!(bytes, 3 * 5 * 32 * 24 + 5 * 8 * 128 * 8);
-        assert_eq!(attention_scratch(Place::Cpu, PROMPT, DType::F32), 0);
+        let bytes = attention_scratch(Place::Cuda, 1, small, DType::F32);
+        let copies = (2 * 5 * 8 + 3 * 32) * 100 * 4;
+        assert_eq!(bytes, 3 * 5 * 32 * 24 + copies);
     }
 
     #[test]

@@ -13,8 +13,12 @@ use vlmd_kernels::{
     qkv_rope_write, quick_gelu, rms_norm, rope, squared_relu, swiglu,
 };
 
+#[path = "cuda_parity/dense_attention.rs"]
+mod dense_attention;
 #[path = "cuda_parity/paged_attention.rs"]
 mod paged_attention;
+#[path = "cuda_parity/write_codes.rs"]
+mod write_codes;
 
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
@@ -344,31 +348,6 @@ fn queries_keys_and_values_arrive_where_the_cpu_puts_them() {
             }
         }
     }
-}
-
-#[test]
-#[ignore = "needs a CUDA driver: tests/fake_cuda/kernels.sh"]
-fn caches_of_eight_bits_are_written_by_the_portable_route() {
-    let device = device();
-    let mut noise = Noise(5);
-    let step = Scattered::new(&mut noise);
-    let (heads, kv_heads, head_dim) = (4, 2, 16);
-    let qkv = noise.tensor(&[step.kv_slots.len(), 8 * head_dim], DType::F32);
-    let write = |device: &Device| {
-        let shape = (step.blocks, PAGE_TOKENS, kv_heads, head_dim);
-        let codes = Tensor::zeros(shape, DType::U8, device).unwrap();
-        let scales = Tensor::zeros((step.blocks, PAGE_TOKENS, kv_heads), DType::F32, device);
-        let scales = scales.unwrap();
-        let pages = Pages {
-            data: &codes,
-            scales: Some(&scales),
-        };
-        let qkv = qkv.to_device(device).unwrap();
-        // Keys and values in one cache: the values come last.
-        qkv_rope_write(&qkv, None, heads, pages, pages, &step.ragged(device)).unwrap();
-        [values(&codes), values(&scales)]
-    };
-    assert_eq!(write(&device), write(&Device::Cpu));
 }
 
 #[test]

@@ -49,8 +49,10 @@ pub(crate) trait KeyRows: Sync {
 /// One sequence with its new rows. Shared by all of its heads.
 #[derive(Debug)]
 pub(crate) struct Span<R> {
-    /// Its first row among those of the queries and of the output.
+    /// Its first row among those of the output.
     pub(crate) first_row: usize,
+    /// And among those of the queries.
+    pub(crate) first_query: usize,
     pub(crate) rows: usize,
     /// Keys that its first row sees.
     pub(crate) visible: usize,
@@ -64,13 +66,17 @@ pub(crate) struct Span<R> {
 pub(crate) struct Stored<'a, E> {
     /// Rows of `[K, D]`.
     pub(crate) data: &'a [E],
+    /// Elements from row to row.
+    pub(crate) stride: usize,
     /// Rows of `[K]`: what each head's elements are to be multiplied by.
     pub(crate) scales: Option<&'a [f32]>,
 }
 
-impl<'a, E> From<&'a [E]> for Stored<'a, E> {
-    fn from(data: &'a [E]) -> Self {
-        Self { data, scales: None }
+impl<'a, E> Stored<'a, E> {
+    /// The elements of a row's head.
+    #[inline(always)]
+    fn head(&self, row: usize, head: usize, head_dim: usize) -> &'a [E] {
+        &self.data[row * self.stride + head * head_dim..][..head_dim]
     }
 }
 
@@ -204,7 +210,7 @@ impl<E: Element, R: KeyRows> Kernel for Task<'_, E, R> {
 struct Keys {
     first: usize,
     count: usize,
-    /// Their rows of [`Stored`], each times the heads of a row.
+    /// Their rows of [`Stored`].
     rows: [usize; KEYS],
 }
 
@@ -216,7 +222,7 @@ impl<E: Element, R: KeyRows> Task<'_, E, R> {
         let count = last.saturating_sub(first).min(KEYS);
         let mut rows = [0; KEYS];
         for (i, row) in rows[..count].iter_mut().enumerate() {
-            *row = self.span.keys.row(first + i) * self.heads.shape.kv_heads;
+            *row = self.span.keys.row(first + i);
         }
         Keys { first, count, rows }
     }
@@ -232,10 +238,10 @@ impl<E: Element, R: KeyRows> Task<'_, E, R> {
         self.span.visible + self.span.growth * (self.first + row / self.group())
     }
 
-    /// Token and query head of a row.
+    /// Token of the span and query head of a row.
     #[inline(always)]
     fn place(&self, index: usize, row: usize) -> (usize, usize) {
-        let token = self.span.first_row + self.first + row / self.group();
+        let token = self.first + row / self.group();
         let head = (self.kv_heads.start + index) * self.group() + row % self.group();
         (token, head)
     }
@@ -250,6 +256,7 @@ impl<E: Element, R: KeyRows> Task<'_, E, R> {
         for index in 0..heads {
             for row in 0..rows {
                 let (token, head) = self.place(index, row);
+                let token = self.span.first_query + token;
                 let at = token * self.heads.q.stride + head * head_dim;
                 let q = &self.heads.q.data[at..][..head_dim];
                 self.scratch.q.extend(q.iter().map(|q| q * scale));
@@ -273,12 +280,12 @@ impl<E: Element, R: KeyRows> Task<'_, E, R> {
         let mut k = [self.heads.k.data.as_ptr(); KEYS];
         let mut v = [self.heads.v.data.as_ptr(); KEYS];
         for (i, row) in keys.rows[..count].iter().enumerate() {
-            let at = (row + head) * head_dim;
-            k[i] = self.heads.k.data[at..][..head_dim].as_ptr();
-            v[i] = self.heads.v.data[at..][..head_dim].as_ptr();
+            k[i] = self.heads.k.head(*row, head, head_dim).as_ptr();
+            v[i] = self.heads.v.head(*row, head, head_dim).as_ptr();
         }
-        let k_scales = scales(self.heads.k.scales, keys, head);
-        let v_scales = scales(self.heads.v.scales, keys, head);
+        let kv_heads = self.heads.shape.kv_heads;
+        let k_scales = scales(self.heads.k.scales, keys, head, kv_heads);
+        let v_scales = scales(self.heads.v.scales, keys, head, kv_heads);
         if rows <= FEW_ROWS {
             self.prefetch(index, keys, next);
         }
@@ -337,9 +344,8 @@ impl<E: Element, R: KeyRows> Task<'_, E, R> {
             (self.kv_heads.start, next)
         };
         for row in &keys.rows[..keys.count] {
-            let at = (row + head) * head_dim;
-            prefetch(&self.heads.k.data[at..][..head_dim]);
-            prefetch(&self.heads.v.data[at..][..head_dim]);
+            prefetch(self.heads.k.head(*row, head, head_dim));
+            prefetch(self.heads.v.head(*row, head, head_dim));
         }
     }
 
@@ -349,6 +355,7 @@ impl<E: Element, R: KeyRows> Task<'_, E, R> {
         for index in 0..self.kv_heads.len() {
             for row in 0..rows {
                 let (token, head) = self.place(index, row);
+                let token = self.span.first_row + token;
                 let start = (token * self.heads.shape.heads + head) * head_dim;
                 // SAFETY: no two tasks share a token and a key head.
                 let out = unsafe { self.out.part(start, head_dim) };
@@ -365,11 +372,11 @@ impl<E: Element, R: KeyRows> Task<'_, E, R> {
 /// Those of all scales, if there are any, that a head's keys or values have; 0 where the block
 /// has fewer.
 #[inline(always)]
-fn scales(all: Option<&[f32]>, keys: &Keys, head: usize) -> Option<[f32; KEYS]> {
+fn scales(all: Option<&[f32]>, keys: &Keys, head: usize, kv_heads: usize) -> Option<[f32; KEYS]> {
     let all = all?;
     let mut scales = [0.; KEYS];
     for (scale, row) in scales.iter_mut().zip(&keys.rows[..keys.count]) {
-        *scale = all[row + head];
+        *scale = all[row * kv_heads + head];
     }
     Some(scales)
 }

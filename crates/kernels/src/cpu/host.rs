@@ -24,6 +24,17 @@ impl<'a> Elements<'a> {
             _ => bail!("a kernel needs f32, f16 or bf16"),
         })
     }
+
+    /// The elements from a tensor's first one on, those that are not its own among them.
+    fn from_first(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
+        let start = layout.start_offset();
+        Ok(match storage {
+            CpuStorage::F32(all) => Self::F32(&all[start..]),
+            CpuStorage::F16(all) => Self::F16(&all[start..]),
+            CpuStorage::BF16(all) => Self::Bf16(&all[start..]),
+            _ => bail!("a kernel needs f32, f16 or bf16"),
+        })
+    }
 }
 
 /// Runs the expression `$body` with `$data` bound to the slice inside, whatever its dtype.
@@ -100,19 +111,8 @@ pub(crate) fn with_rows<R>(tensor: &Tensor, f: impl FnOnce(Rows<'_>) -> Result<R
     if tensor.dtype() != DType::F32 {
         bail!("on the CPU activations are f32, not {:?}", tensor.dtype());
     }
-    let dims = tensor.dims();
-    let inner = dims[1..].iter().product();
-    let mut dense = 1;
-    let by_rows = dims[1..]
-        .iter()
-        .zip(&tensor.stride()[1..])
-        .rev()
-        .all(|(&dim, &stride)| {
-            let fits = dim == 1 || stride == dense;
-            dense *= dim;
-            fits
-        });
-    if !by_rows || tensor.stride()[0] < inner || tensor.elem_count() == 0 {
+    let inner = tensor.dims()[1..].iter().product();
+    if !dense_within(tensor, 1) || tensor.stride()[0] < inner || tensor.elem_count() == 0 {
         return with_f32(tensor, |data| {
             f(Rows {
                 data,
@@ -128,4 +128,62 @@ pub(crate) fn with_rows<R>(tensor: &Tensor, f: impl FnOnce(Rows<'_>) -> Result<R
         }),
         _ => bail!("a CPU kernel was given a tensor of another device"),
     }
+}
+
+/// A tensor that is contiguous but for its first two dimensions, pictures and rows, such as the
+/// part of a fused projection that belongs to the keys: row `r` of picture `i` starts at
+/// `(i * apart + r) * stride`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pictures<'a> {
+    pub(crate) elements: Elements<'a>,
+    /// Elements from row to row.
+    pub(crate) stride: usize,
+    /// Rows from picture to picture.
+    pub(crate) apart: usize,
+}
+
+/// Lends a tensor `[pictures, rows, ..]`; it is copied only if a row of it is not contiguous, or
+/// pictures are no whole number of rows apart.
+pub(crate) fn with_pictures<R>(
+    tensor: &Tensor,
+    f: impl FnOnce(Pictures<'_>) -> Result<R>,
+) -> Result<R> {
+    let rows = tensor.dim(1)?;
+    let inner: usize = tensor.dims()[2..].iter().product();
+    let (picture, row) = (tensor.stride()[0], tensor.stride()[1]);
+    let as_it_is = dense_within(tensor, 2)
+        && row >= inner.max(1)
+        && picture.is_multiple_of(row)
+        && tensor.elem_count() > 0;
+    if !as_it_is {
+        return with_elements(tensor, |elements| {
+            f(Pictures {
+                elements,
+                stride: inner,
+                apart: rows,
+            })
+        });
+    }
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => f(Pictures {
+            elements: Elements::from_first(storage, layout)?,
+            stride: row,
+            apart: picture / row,
+        }),
+        _ => bail!("a CPU kernel was given a tensor of another device"),
+    }
+}
+
+/// Whether a tensor is contiguous from dimension `first` on.
+fn dense_within(tensor: &Tensor, first: usize) -> bool {
+    let mut dense = 1;
+    let dims = tensor.dims()[first..].iter();
+    dims.zip(&tensor.stride()[first..])
+        .rev()
+        .all(|(&dim, &stride)| {
+            let fits = dim == 1 || stride == dense;
+            dense *= dim;
+            fits
+        })
 }

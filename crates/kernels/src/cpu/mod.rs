@@ -22,7 +22,10 @@ use crate::ragged::{PAGE_TOKENS, Sequence};
 use attention::{Heads, KeyRows, Shape, Span, Stored};
 use code::Code;
 pub(crate) use highest::highest;
-use host::{for_elements, with_bytes, with_elements, with_f32, with_parameters, with_rows};
+use host::{
+    Elements, for_elements, with_bytes, with_elements, with_f32, with_parameters, with_pictures,
+    with_rows,
+};
 use simd::{Element, Level};
 pub(crate) use write::write_kv;
 
@@ -73,6 +76,7 @@ pub(crate) fn paged_attention(
         .filter(|sequence| !sequence.rows.is_empty())
         .map(|sequence| Span {
             first_row: sequence.rows.start,
+            first_query: sequence.rows.start,
             rows: sequence.rows.len(),
             visible: sequence.visible(0),
             growth: 1,
@@ -98,7 +102,12 @@ pub(crate) fn paged_attention(
                 Ok(())
             })
         }),
-        _ => call.attend_values(q, k.data, v.data),
+        _ => with_elements(k.data, |k| {
+            with_elements(v.data, |v| {
+                let stride = shape.kv_heads * head_dim;
+                call.attend_elements(q, (k, stride), (v, stride))
+            })
+        }),
     })?;
     Tensor::from_vec(out, (rows, heads, head_dim), &Device::Cpu)
 }
@@ -118,31 +127,45 @@ impl KeyRows for Dense {
 pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<Tensor> {
     let (pictures, len, heads, head_dim) = q.dims4()?;
     let (_, keys, kv_heads, _) = k.dims4()?;
-    let spans: Vec<Span<Dense>> = (0..pictures)
-        .map(|picture| Span {
-            first_row: picture * len,
-            rows: len,
-            visible: keys,
-            growth: 0,
-            keys: Dense {
-                first: picture * keys,
-            },
-        })
-        .collect();
     let shape = Shape {
         heads,
         kv_heads,
         head_dim,
         scale,
     };
+    let alike = k.stride() == v.stride();
+    let own = |x: &Tensor| if alike { Ok(x.clone()) } else { x.contiguous() };
     let mut out = vec![0f32; q.elem_count()];
-    let call = Call {
-        shape,
-        spans: &spans,
-        out: &mut out,
-    };
-    let q = q.reshape((pictures * len, heads, head_dim))?;
-    with_rows(&q, |q| call.attend_values(q, k, v))?;
+    with_pictures(q, |q| {
+        let Elements::F32(data) = q.elements else {
+            bail!("on the CPU activations are f32");
+        };
+        let rows = host::Rows {
+            data,
+            stride: q.stride,
+        };
+        with_pictures(&own(k)?, |k| {
+            let span = |picture| Span {
+                first_row: picture * len,
+                first_query: picture * q.apart,
+                rows: len,
+                visible: keys,
+                growth: 0,
+                keys: Dense {
+                    first: picture * k.apart,
+                },
+            };
+            let spans: Vec<Span<Dense>> = (0..pictures).map(span).collect();
+            let call = Call {
+                shape,
+                spans: &spans,
+                out: &mut out,
+            };
+            with_pictures(&own(v)?, |v| {
+                call.attend_elements(rows, (k.elements, k.stride), (v.elements, v.stride))
+            })
+        })
+    })?;
     Tensor::from_vec(out, (pictures, len, heads, head_dim), &Device::Cpu)
 }
 
@@ -154,20 +177,22 @@ struct Call<'a, R> {
 }
 
 impl<R: KeyRows> Call<'_, R> {
-    /// Enters the kernel for the dtype that keys and values share.
-    fn attend_values(self, q: host::Rows<'_>, k: &Tensor, v: &Tensor) -> Result<()> {
-        use host::Elements::{Bf16, F16, F32};
-        with_elements(k, |k| {
-            with_elements(v, |v| {
-                match (k, v) {
-                    (F32(k), F32(v)) => self.attend(q, k.into(), v.into()),
-                    (F16(k), F16(v)) => self.attend(q, k.into(), v.into()),
-                    (Bf16(k), Bf16(v)) => self.attend(q, k.into(), v.into()),
-                    _ => bail!("keys and values are of different dtypes"),
-                }
-                Ok(())
-            })
-        })
+    /// Enters the kernel for the dtype that keys and values, each with the elements from row to
+    /// row, share.
+    fn attend_elements(
+        self,
+        q: host::Rows<'_>,
+        (k, k_stride): (Elements<'_>, usize),
+        (v, v_stride): (Elements<'_>, usize),
+    ) -> Result<()> {
+        use Elements::{Bf16, F16, F32};
+        match (k, v) {
+            (F32(k), F32(v)) => self.attend(q, stored(k, k_stride), stored(v, v_stride)),
+            (F16(k), F16(v)) => self.attend(q, stored(k, k_stride), stored(v, v_stride)),
+            (Bf16(k), Bf16(v)) => self.attend(q, stored(k, k_stride), stored(v, v_stride)),
+            _ => bail!("keys and values are of different dtypes"),
+        }
+        Ok(())
     }
 
     fn attend<E: Element>(self, q: host::Rows<'_>, k: Stored<'_, E>, v: Stored<'_, E>) {
@@ -181,16 +206,27 @@ impl<R: KeyRows> Call<'_, R> {
     }
 }
 
+/// Keys or values without scales.
+fn stored<E>(data: &[E], stride: usize) -> Stored<'_, E> {
+    Stored {
+        data,
+        stride,
+        scales: None,
+    }
+}
+
 /// Lends codes and their scales.
 fn with_codes(
     codes: &Tensor,
     scales: &Tensor,
     f: impl FnOnce(Stored<'_, Code>) -> Result<()>,
 ) -> Result<()> {
+    let (_, _, kv_heads, head_dim) = codes.dims4()?;
     with_bytes(codes, |codes| {
         with_f32(scales, |scales| {
             f(Stored {
                 data: Code::from_bytes(codes),
+                stride: kv_heads * head_dim,
                 scales: Some(scales),
             })
         })

@@ -19,22 +19,12 @@
 
 use candle_core::{CudaDevice, DType, Device, Result, Tensor, bail};
 
+use super::attention::{MAX_ROWS, Parts, WARPS, aligned, on_tensor_cores, tile_of};
 use super::launch::{Argument, Grid, Module, launch, module, suffix, unwritten};
 use crate::pages::Pages;
 use crate::ragged::Sequence;
 use crate::scratch::{LANE_ELEMENTS, has_kernel};
 use crate::work::{Counts, TILE_TOKENS, Work};
-
-const WARPS: usize = 4;
-
-/// Query rows that a warp holds at most, on plain cores.
-const MAX_ROWS: usize = 8;
-
-/// The heads that prefills on tensor cores are made for; smaller ones are filled up with zeros.
-const TENSOR_CORE_HEADS: [usize; 3] = [64, 96, 128];
-
-/// Bytes of the widest loads.
-const ALIGNMENT: usize = 16;
 
 /// A step's list of work and all that it refers to, on the card: what all layers share.
 #[derive(Debug)]
@@ -125,39 +115,6 @@ pub(crate) fn paged_attention(
     Ok(Some(out))
 }
 
-/// Whether a tensor begins where the widest loads may.
-fn aligned(tensor: &Tensor) -> bool {
-    let start = tensor.layout().start_offset() * tensor.dtype().size_in_bytes();
-    start.is_multiple_of(ALIGNMENT)
-}
-
-/// What the splits of long sequences come to.
-struct Parts {
-    /// `[partials, heads, head_dim]`, f32: sums of values.
-    sums: Tensor,
-    /// `[partials, heads, 2]`, f32: the largest score, and the sum of weights relative to it.
-    softmax: Tensor,
-}
-
-impl Parts {
-    /// # Safety
-    /// As that of [`unwritten`].
-    unsafe fn unwritten(
-        partials: usize,
-        heads: usize,
-        head_dim: usize,
-        device: &Device,
-    ) -> Result<Self> {
-        // SAFETY: the same contract.
-        let numbers =
-            |width| unsafe { Tensor::empty((partials, heads, width), DType::F32, device) };
-        Ok(Self {
-            sums: numbers(head_dim)?,
-            softmax: numbers(2)?,
-        })
-    }
-}
-
 /// An attention whose tensors have been looked at.
 struct Call<'a> {
     /// `[T, heads, head_dim]` with heads side by side.
@@ -176,22 +133,16 @@ impl Call<'_> {
         let (_, heads, _) = self.q.dims3()?;
         let kv_heads = self.k.data.dim(2)?;
         let group = heads / kv_heads;
-        // Rows beyond the group's would be computed for nothing.
-        let (kernel, rows) = match group {
-            1 => ("decode_1", 1),
-            2..=4 => ("decode_4", 4),
-            _ => ("decode_8", MAX_ROWS),
-        };
+        let rows = tile_of(group);
         let tiles = kv_heads * group.div_ceil(rows);
-        self.attend(kernel, 0, (self.counts.decodes, tiles))
+        self.attend(&format!("decode_{rows}"), 0, (self.counts.decodes, tiles))
     }
 
     fn prefill(&self) -> Result<()> {
         let (_, heads, head_dim) = self.q.dims3()?;
         let (first, items) = (self.counts.decodes, self.counts.prefills);
-        let made_for = TENSOR_CORE_HEADS.into_iter().find(|made| head_dim <= *made);
-        match made_for {
-            Some(made_for) if self.q.dtype() != DType::F32 && self.k.scales.is_none() => {
+        match on_tensor_cores(self.q.dtype(), head_dim) {
+            Some(made_for) if self.k.scales.is_none() => {
                 // A block has a row for each token of an item, and a group as many times that as
                 // it has heads.
                 let kernel = format!("prefill_{made_for}");

@@ -22,7 +22,7 @@ fn grid(tokens: usize, numbers: usize) -> Grid {
 }
 
 /// Cosines and sines, dense and in the dtype of what they turn.
-fn angles(cos: &Tensor, sin: &Tensor, dtype: DType) -> Result<(Tensor, Tensor)> {
+pub(super) fn angles(cos: &Tensor, sin: &Tensor, dtype: DType) -> Result<(Tensor, Tensor)> {
     let own = |table: &Tensor| table.to_dtype(dtype)?.contiguous();
     Ok((own(cos)?, own(sin)?))
 }

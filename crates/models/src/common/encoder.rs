@@ -91,16 +91,12 @@ impl EncoderLayer {
         self.qkv.forward(&self.attention_norm.forward(x)?)
     }
 
-    /// What [`Self::project`] has given, by heads.
+    /// What [`Self::project`] has given, by heads; nothing is copied.
     pub(crate) fn seen(&self, projected: &Tensor) -> Result<Seen> {
         let (count, tokens, width) = projected.dims3()?;
-        let (hidden, head_dim) = (width / 3, self.head_dim);
-        let part = |index: usize| {
-            projected
-                .narrow(2, index * hidden, hidden)?
-                .contiguous()?
-                .reshape((count, tokens, hidden / head_dim, head_dim))
-        };
+        let heads = width / 3 / self.head_dim;
+        let joined = projected.reshape((count, tokens, 3 * heads, self.head_dim))?;
+        let part = |index: usize| joined.narrow(2, index * heads, heads);
         Ok(Seen {
             query: part(0)?,
             key: part(1)?,
@@ -138,7 +134,8 @@ impl EncoderLayer {
     }
 }
 
-/// What tokens look for and what they show: each `[n, tokens, heads, head_dim]`.
+/// What tokens look for and what they show: each `[n, tokens, heads, head_dim]`, parts of what was
+/// projected.
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) query: Tensor,

@@ -82,7 +82,7 @@ impl DecoderShape {
             sum([
                 each(sum([around, product([4, queries])])),
                 product([4, looked_at, self.key_width(), size]),
-                attention_scratch(compute.place, shape(looked_at), compute.activations),
+                attention_scratch(compute.place, 1, shape(looked_at), compute.activations),
             ])
         };
         let mlp = each(sum([around, product([4, self.inner])]));

@@ -87,11 +87,12 @@ impl ViewShape {
             size,
         ]);
         let layer = sum([
-            // Queries, keys and values, fused and by heads.
-            product([piece, tokens, 6, hidden, size]),
+            // Queries, keys and values, which attention reads where they are.
+            product([piece, tokens, 3, hidden, size]),
             product([piece, tokens, self.tower.layer(), size]),
             attention_scratch(
                 compute.place,
+                piece,
                 self.tower.attended(tokens, tokens),
                 compute.activations,
             ),
@@ -159,10 +160,12 @@ impl TileShape {
             size,
         ]);
         let layer = sum([
-            product([3 * 3, tokens, hidden, size]),
+            // Queries, keys and values, twice while pieces are put together.
+            product([2, 3, tokens, hidden, size]),
             product([rows, self.tower.layer(), size]),
             attention_scratch(
                 compute.place,
+                1,
                 self.tower.attended(rows, tokens),
                 compute.activations,
             ),
@@ -214,15 +217,26 @@ mod tests {
         let cpu = Compute::of(Place::Cpu, None);
         let view = 3 * 336 * 336 * 4;
         let states = |views: usize| 3 * views * 577 * 1024 * 4;
-        let layer = 8 * 577 * (6 * 1024 + 10 * 1024 + 4 * 4096) * 4;
+        let layer = 8 * 577 * (3 * 1024 + 10 * 1024 + 4 * 4096) * 4;
         let bytes = |most, call| views(most).encoding_bytes(call, 3072, cpu);
         assert_eq!(bytes(5, 40 * view), states(40) + layer);
         assert_eq!(bytes(17, view), states(17) + layer);
-        // On a card scores are there as well.
+        // On a card nothing is beside them but what few rows would make of splits of the keys.
         let cuda = Compute::of(Place::Cuda, Some(DType::F32));
-        let scores = 577 * 577 * 16 * 24 + 2 * 577 * 1024 * 4;
+        let splits = 8 * 32 * 16 * 3 * (64 + 2) * 4;
         let on_card = views(17).encoding_bytes(view, 3072, cuda);
-        assert_eq!(on_card, states(17) + layer + scores);
+        assert_eq!(on_card, states(17) + layer + splits);
+        // Heads that no kernel takes make scores of a view, and copies of all in a piece.
+        let odd = ViewShape {
+            tower: TowerShape {
+                heads: 8 * 32,
+                ..CLIP_L
+            },
+            ..views(17)
+        };
+        let scores = 577 * 577 * 256 * 24 + 8 * 3 * 577 * 1024 * 4;
+        let by_candle = odd.encoding_bytes(view, 3072, cuda);
+        assert_eq!(by_candle, states(17) + layer + scores);
     }
 
     #[test]
@@ -250,10 +264,13 @@ mod tests {
         assert_eq!(tiles.features(), 6404);
         let tokens = 4 * 1608;
         let states = (3 + 5) * tokens * 1280 * 4;
-        let layer = 9 * tokens * 1280 * 4 + 8 * 201 * (10 * 1280 + 4 * 5120) * 4;
+        let layer = 6 * tokens * 1280 * 4 + 8 * 201 * (10 * 1280 + 4 * 5120) * 4;
         let keys = 4 * 8 * 6404 * 1024 * 4 + 6404 * 4096 * 4;
         let cpu = Compute::of(Place::Cpu, None);
         let bytes = tiles.encoding_bytes(&decoder, cpu);
         assert_eq!(bytes, states + layer.max(keys));
+        // A card takes half of that in bf16: scores of all tokens are never there.
+        let cuda = Compute::of(Place::Cuda, Some(DType::BF16));
+        assert_eq!(tiles.encoding_bytes(&decoder, cuda), bytes / 2);
     }
 }

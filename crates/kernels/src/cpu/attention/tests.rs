@@ -48,6 +48,7 @@ fn codes_and_their_numbers_attend_alike_in_every_instruction_set() {
         };
         let spans = [Span {
             first_row: 0,
+            first_query: 0,
             rows,
             visible: keys - rows + 1,
             growth: 1,
@@ -56,19 +57,26 @@ fn codes_and_their_numbers_attend_alike_in_every_instruction_set() {
         let (k_codes, v_codes) = codes.split_at(codes.len() / 2);
         let (k_scales, v_scales) = scales.split_at(scales.len() / 2);
         let (k_numbers, v_numbers) = numbers.split_at(numbers.len() / 2);
+        let stride = kv_heads * head_dim;
         for level in Level::all() {
             let mut found = vec![0.; rows * heads * head_dim];
             let mut exact = found.clone();
             let k = Stored {
                 data: k_codes,
+                stride,
                 scales: Some(k_scales),
             };
             let v = Stored {
                 data: v_codes,
+                stride,
                 scales: Some(v_scales),
             };
             attend(level, Heads { q, k, v, shape }, &spans, &mut found);
-            let (k, v) = (k_numbers.into(), v_numbers.into());
+            let [k, v] = [k_numbers, v_numbers].map(|data| Stored {
+                data,
+                stride,
+                scales: None,
+            });
             attend(level, Heads { q, k, v, shape }, &spans, &mut exact);
             for (found, exact) in found.iter().zip(&exact) {
                 let error = (found - exact).abs();
