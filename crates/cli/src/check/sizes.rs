@@ -13,6 +13,8 @@ pub(super) struct Sizes {
     pub(super) keys: usize,
     /// Tokens of a picture.
     pub(super) picture: usize,
+    /// Features that a decoding sequence looks at.
+    pub(super) features: usize,
     pub(super) hidden: usize,
     pub(super) inner: usize,
     pub(super) heads: usize,
@@ -32,6 +34,7 @@ const CUDA: Sizes = Sizes {
     sequences: 64,
     keys: 4096,
     picture: 1600,
+    features: 6404,
     hidden: 4096,
     inner: 14_336,
     heads: 32,
@@ -48,6 +51,7 @@ const CPU: Sizes = Sizes {
     sequences: 16,
     keys: 1024,
     picture: 577,
+    features: 1601,
     hidden: 2048,
     inner: 5632,
     heads: 16,
@@ -65,6 +69,7 @@ const QUICK: Sizes = Sizes {
     sequences: 3,
     keys: 70,
     picture: 33,
+    features: 301,
     hidden: 96,
     inner: 136,
     heads: 4,

@@ -87,8 +87,8 @@ fn joined_projections_become_the_codes_of_the_cpu() {
                 let caches = Caches::new(&step, kv_heads, head_dim, device);
                 let [k, v] = caches.pages();
                 let table = |x| there(x, dtype, device);
-                let (cos, sin) = (table(&cos), table(&sin));
-                let angles = (rotated > 0).then_some((&cos, &sin));
+                let angles = (rotated > 0).then(|| (table(&cos), table(&sin)));
+                let angles = angles.as_ref().map(|(cos, sin)| (cos, sin));
                 let ragged = step.ragged(device);
                 let query = qkv_rope_write(joined, angles, heads, k, v, &ragged).unwrap();
                 (query, caches.bits())

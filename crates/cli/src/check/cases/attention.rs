@@ -5,25 +5,22 @@ use vlmd_kernels::{PAGE_TOKENS, Pages, Ragged, RaggedLayout, twin};
 
 use super::{Case, Noise, Role, Route, Run, Sizes, Work, of, run};
 
-/// Codes of 8 bits are whole numbers up to 255: where two routes round one otherwise it is off by 1.
-const INT8_BOUND: f64 = 1.01 / 255.0;
-
 /// A step's sequences, in scattered blocks.
 #[derive(Debug, Clone)]
-struct Layout {
+pub(super) struct Layout {
     cu_q: Vec<u32>,
     kv_len: Vec<u32>,
     kv_slots: Vec<u32>,
     block_table: Vec<u32>,
     max_blocks: usize,
-    blocks: usize,
+    pub(super) blocks: usize,
     /// Keys that rows see, all together.
-    seen: usize,
+    pub(super) seen: usize,
 }
 
 impl Layout {
     /// Sequences of so many new rows and so many tokens each.
-    fn new(sequences: &[(usize, usize)], noise: &mut Noise) -> Self {
+    pub(super) fn new(sequences: &[(usize, usize)], noise: &mut Noise) -> Self {
         let pages = |tokens: usize| tokens.div_ceil(PAGE_TOKENS);
         let max_blocks = sequences
             .iter()
@@ -64,15 +61,15 @@ impl Layout {
         layout
     }
 
-    fn rows(&self) -> usize {
+    pub(super) fn rows(&self) -> usize {
         self.kv_slots.len()
     }
 
-    fn tokens(&self) -> usize {
+    pub(super) fn tokens(&self) -> usize {
         self.kv_len.iter().map(|&len| len as usize).sum()
     }
 
-    fn on(&self, device: &Device, route: Route) -> Result<Ragged> {
+    pub(super) fn on(&self, device: &Device, route: Route) -> Result<Ragged> {
         let layout = RaggedLayout {
             cu_q: &self.cu_q,
             kv_len: &self.kv_len,
@@ -87,13 +84,13 @@ impl Layout {
     }
 }
 
-fn scale(head_dim: usize) -> f32 {
+pub(super) fn scale(head_dim: usize) -> f32 {
     // Scores large enough for the softmax to have something to do.
     3.0 / (head_dim as f32).sqrt()
 }
 
 /// Decodes of up to the longest sequence.
-fn decodes(sizes: &Sizes, noise: &mut Noise) -> Layout {
+pub(super) fn decodes(sizes: &Sizes, noise: &mut Noise) -> Layout {
     let lengths =
         (0..sizes.sequences).map(|at| (1, (sizes.keys * (at + 1)).div_ceil(sizes.sequences)));
     Layout::new(&lengths.collect::<Vec<_>>(), noise)
@@ -126,7 +123,7 @@ fn paged(sizes: &Sizes, layout: Layout, dtype: DType, noise: &mut Noise) -> Resu
     Ok(Case::new(dtype, shape, tensors, work, prepare))
 }
 
-fn described(sizes: &Sizes, layout: &Layout) -> String {
+pub(super) fn described(sizes: &Sizes, layout: &Layout) -> String {
     format!(
         "{} rows of {} sequences, {} tokens, {}/{} heads of {}",
         layout.rows(),
@@ -162,51 +159,6 @@ pub(super) fn mixed(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result<Ca
     paged(sizes, layout, dtype, noise)
 }
 
-/// Codes and their scales as pages.
-fn coded<'a>(data: &'a Tensor, scales: &'a Tensor) -> Pages<'a> {
-    Pages {
-        data,
-        scales: Some(scales),
-    }
-}
-
-/// Pages of codes, with scales.
-fn codes(noise: &mut Noise, layout: &Layout, sizes: &Sizes) -> Result<[(Role, Tensor); 2]> {
-    let rows = [layout.blocks, PAGE_TOKENS, sizes.kv_heads];
-    let pages = [layout.blocks, PAGE_TOKENS, sizes.kv_heads, sizes.head_dim];
-    // 1 to 255, of which 128 is nothing.
-    let codes = noise
-        .tensor(&pages)?
-        .affine(127.0, 128.5)?
-        .to_dtype(DType::U8)?;
-    let scales = noise.tensor(&rows)?.affine(0.003, 0.008)?;
-    Ok([(Role::Plain, codes), (Role::Plain, scales)])
-}
-
-pub(super) fn decode_int8(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result<Case> {
-    let layout = decodes(sizes, noise);
-    let (heads, width) = (sizes.heads, sizes.head_dim);
-    let rows = layout.rows();
-    let mut tensors = vec![(Role::Activation, noise.tensor(&[rows, heads, width])?)];
-    tensors.extend(codes(noise, &layout, sizes)?);
-    tensors.extend(codes(noise, &layout, sizes)?);
-    let queries = 2 * rows * heads * width * dtype.size_in_bytes();
-    let work = Work {
-        bytes: 2 * layout.tokens() * sizes.kv_heads * (width + size_of::<f32>()) + queries,
-        flops: 4 * layout.seen * heads * width,
-    };
-    let shape = described(sizes, &layout);
-    let prepare = move |tensors: &[Tensor], device: &Device, route| -> Result<Run> {
-        let [q, k, k_scales, v, v_scales] = of(tensors)?;
-        let ragged = layout.on(device, route)?;
-        run(move || {
-            let (k, v) = (coded(&k, &k_scales), coded(&v, &v_scales));
-            vlmd_kernels::paged_attention(&q, k, v, &ragged, scale(width))
-        })
-    };
-    Ok(Case::new(dtype, shape, tensors, work, prepare))
-}
-
 /// New keys and values of a prompt's rows, of which the cache's part is the result.
 pub(super) fn write_kv(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result<Case> {
     let layout = Layout::new(&[(sizes.rows, sizes.keys)], noise);
@@ -236,39 +188,6 @@ pub(super) fn write_kv(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result
     Ok(Case::new(dtype, shape, tensors, work, prepare))
 }
 
-pub(super) fn write_kv_int8(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result<Case> {
-    let layout = Layout::new(&[(sizes.rows, sizes.keys)], noise);
-    let (rows, kv_heads, width) = (layout.rows(), sizes.kv_heads, sizes.head_dim);
-    let new = [rows, kv_heads, width];
-    let mut tensors = vec![
-        (Role::Activation, noise.tensor(&new)?),
-        (Role::Activation, noise.tensor(&new)?),
-    ];
-    tensors.extend(codes(noise, &layout, sizes)?);
-    tensors.extend(codes(noise, &layout, sizes)?);
-    let each = width * dtype.size_in_bytes() + width + size_of::<f32>();
-    let work = Work {
-        bytes: 2 * rows * kv_heads * each,
-        flops: 0,
-    };
-    let shape = format!("{rows} x {kv_heads} x {width}");
-    let prepare = move |tensors: &[Tensor], device: &Device, route| -> Result<Run> {
-        let [k, v, k_pages, k_scales, v_pages, v_scales] = of(tensors)?;
-        let ragged = layout.on(device, route)?;
-        Ok(Box::new(move || {
-            let (keys, values) = (coded(&k_pages, &k_scales), coded(&v_pages, &v_scales));
-            vlmd_kernels::write_kv(&k, &v, keys, values, &ragged)?;
-            let written = [&k_pages, &k_scales, &v_pages, &v_scales];
-            Ok(written.into_iter().cloned().collect())
-        }))
-    };
-    let case = Case::new(dtype, shape, tensors, work, prepare);
-    Ok(Case {
-        bound: Some(INT8_BOUND),
-        ..case
-    })
-}
-
 /// What becomes of the joined projection of decoding sequences: turned queries, and keys and values
 /// in their pages.
 pub(super) fn qkv_rope_write(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result<Case> {
@@ -294,27 +213,40 @@ pub(super) fn qkv_rope_write(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> 
         let [qkv, cos, sin, k_pages, v_pages] = of(tensors)?;
         let ragged = layout.on(device, route)?;
         Ok(Box::new(move || {
-            let (keys, values) = (Pages::from(&k_pages), Pages::from(&v_pages));
-            let query = match route {
-                Route::Kernel => {
-                    let angles = Some((&cos, &sin));
-                    vlmd_kernels::qkv_rope_write(&qkv, angles, heads, keys, values, &ragged)?
-                }
-                Route::Twin => {
-                    let part = |first: usize, heads: usize| {
-                        qkv.narrow(1, first * width, heads * width)?
-                            .reshape((rows, heads, width))
-                    };
-                    let key = twin::rope(&part(heads, kv_heads)?, &cos, &sin)?;
-                    let value = part(heads + kv_heads, kv_heads)?;
-                    vlmd_kernels::write_kv(&key, &value, keys, values, &ragged)?;
-                    twin::rope(&part(0, heads)?, &cos, &sin)?
-                }
-            };
+            let pages = [Pages::from(&k_pages), Pages::from(&v_pages)];
+            let query = joined_write(&qkv, (&cos, &sin), heads, pages, &ragged, route)?;
             Ok(vec![query, k_pages.clone(), v_pages.clone()])
         }))
     };
     Ok(Case::new(dtype, shape, tensors, work, prepare))
+}
+
+/// Gives the turned queries, and writes keys and values to their pages.
+pub(super) fn joined_write(
+    qkv: &Tensor,
+    (cos, sin): (&Tensor, &Tensor),
+    heads: usize,
+    [keys, values]: [Pages<'_>; 2],
+    ragged: &Ragged,
+    route: Route,
+) -> Result<Tensor> {
+    match route {
+        Route::Kernel => {
+            vlmd_kernels::qkv_rope_write(qkv, Some((cos, sin)), heads, keys, values, ragged)
+        }
+        Route::Twin => {
+            let (rows, _) = qkv.dims2()?;
+            let (_, _, kv_heads, width) = keys.data.dims4()?;
+            let part = |first: usize, heads: usize| {
+                qkv.narrow(1, first * width, heads * width)?
+                    .reshape((rows, heads, width))
+            };
+            let key = twin::rope(&part(heads, kv_heads)?, cos, sin)?;
+            let value = part(heads + kv_heads, kv_heads)?;
+            vlmd_kernels::write_kv(&key, &value, keys, values, ragged)?;
+            twin::rope(&part(0, heads)?, cos, sin)
+        }
+    }
 }
 
 /// Dense attention of `pictures` times `rows` queries over `keys`.
@@ -365,4 +297,10 @@ pub(super) fn picture(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result<
 pub(super) fn looking(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result<Case> {
     let heads = (sizes.heads, sizes.kv_heads, sizes.head_dim);
     dense((1, sizes.rows, sizes.picture), heads, dtype, noise)
+}
+
+/// A decoding sequence's that looks at a picture.
+pub(super) fn looking_alone(sizes: &Sizes, dtype: DType, noise: &mut Noise) -> Result<Case> {
+    let heads = (sizes.heads, sizes.kv_heads, sizes.head_dim);
+    dense((1, 1, sizes.features), heads, dtype, noise)
 }

@@ -6,6 +6,7 @@
 
 mod attention;
 mod choice;
+mod int8;
 mod linear;
 mod rows;
 
@@ -100,12 +101,17 @@ pub(super) const TABLE: &[Kernel] = &[
     Kernel {
         name: "write_kv, int8",
         kinds: Kinds::Computed,
-        make: attention::write_kv_int8,
+        make: int8::write_kv,
     },
     Kernel {
         name: "qkv, rope, write_kv",
         kinds: Kinds::Stored,
         make: attention::qkv_rope_write,
+    },
+    Kernel {
+        name: "qkv, rope, write_kv, int8",
+        kinds: Kinds::Computed,
+        make: int8::qkv_rope_write,
     },
     Kernel {
         name: "paged_attention, decode",
@@ -115,7 +121,7 @@ pub(super) const TABLE: &[Kernel] = &[
     Kernel {
         name: "paged_attention, decode, int8",
         kinds: Kinds::Computed,
-        make: attention::decode_int8,
+        make: int8::decode,
     },
     Kernel {
         name: "paged_attention, prefill",
@@ -136,6 +142,11 @@ pub(super) const TABLE: &[Kernel] = &[
         name: "attention, to pictures",
         kinds: Kinds::Computed,
         make: attention::looking,
+    },
+    Kernel {
+        name: "attention, a row's to a picture",
+        kinds: Kinds::Computed,
+        make: attention::looking_alone,
     },
     Kernel {
         name: "highest logits",
