@@ -21,7 +21,8 @@ import tempfile
 import compare
 
 LIMIT = 12
-MARK = "qkv_rope_write"
+# Into pages of numbers, and of codes.
+MARKS = ("qkv_rope_write", "write_codes")
 CONFIG = compare.PROJECT / "models/tiny/config.json"
 
 
@@ -47,9 +48,9 @@ def traced(options):
 
 def layers(launches, count):
     """The launches of the last decoded token's layers but the last one, which ends with the head."""
-    marks = [i for i, (name, rows) in enumerate(launches) if name.startswith(MARK) and rows == "1"]
+    marks = [i for i, (name, rows) in enumerate(launches) if name.startswith(MARKS) and rows == "1"]
     if len(marks) < count:
-        sys.exit(f"{len(marks)} launches of {MARK} for one token, not one for each of {count} layers")
+        sys.exit(f"{len(marks)} launches of {' or '.join(MARKS)} for one token, not one for each of {count} layers")
     marks = marks[-count:]
     return [[name for name, _ in launches[a:b]] for a, b in zip(marks, marks[1:])]
 
@@ -59,7 +60,7 @@ def main():
     count = json.loads(CONFIG.read_text())["num_hidden_layers"]
     found = layers(traced(options), count)
     most = max(found, key=len)
-    print(f"launches of a layer for one token, from its {MARK} on:")
+    print(f"launches of a layer for one token, from its {most[0]} on:")
     for name in most:
         print(f"  {name}")
     print(f"{len(most)} launches, {options.limit} are allowed; {len(found)} layers were counted")

@@ -162,7 +162,7 @@ mod tests {
         let without = bytes(&BOUND, 0, Place::Cuda);
         let with = bytes(&BOUND, 50 * 6404, Place::Cuda);
         assert!(with > without, "{with} {without}");
-        // Not more than their scores and copies, which are bounded.
+        // Not more than their keys and values, put together and copied.
         assert!(with < 8 << 30, "{with}");
     }
 

@@ -226,7 +226,7 @@ mod tests {
         let splits = 8 * 32 * 16 * 3 * (64 + 2) * 4;
         let on_card = views(17).encoding_bytes(view, 3072, cuda);
         assert_eq!(on_card, states(17) + layer + splits);
-        // Heads that no kernel takes make scores of a view, and copies of all in a piece.
+        // Heads that no kernel takes make scores, 2^26 at a time, and copies of all in a piece.
         let odd = ViewShape {
             tower: TowerShape {
                 heads: 8 * 32,
@@ -234,7 +234,7 @@ mod tests {
             },
             ..views(17)
         };
-        let scores = 577 * 577 * 256 * 24 + 8 * 3 * 577 * 1024 * 4;
+        let scores = (1 << 26) * 24 + 8 * 3 * 577 * 1024 * 4;
         let by_candle = odd.encoding_bytes(view, 3072, cuda);
         assert_eq!(by_candle, states(17) + layer + scores);
     }
