@@ -62,8 +62,8 @@ __device__ inline Item item_at(const uint32_t* index, int number) {
 }
 
 // The rows of an item that a group of heads has, and the pages that they see: `Keys` of
-// attention.cuh.
-template <class T, class S>
+// attention.cuh. The item is of one token or of several.
+template <class T, class S, bool ONE_TOKEN>
 struct Pages {
     using Number = T;
     using Stored = S;
@@ -81,17 +81,18 @@ struct Pages {
     __device__ float scale() const { return call.scale; }
     __device__ int end() const { return item.rows * group; }
 
-    // Row of the step, and head.
-    __device__ size_t token(int row) const { return item.row + row / group; }
-    __device__ size_t head(int row) const { return kv_head * group + row % group; }
-    __device__ int visible(int row) const { return int(item.visible) + row / group; }
+    // Token of the item, and head.
+    __device__ int token(int row) const { return ONE_TOKEN ? 0 : row / group; }
+    __device__ size_t head(int row) const {
+        return kv_head * group + (ONE_TOKEN ? row : row % group);
+    }
+    __device__ int visible(int row) const { return int(item.visible) + token(row); }
     __device__ const T* query(int row) const {
-        return call.q + token(row) * call.q_stride + head(row) * call.head_dim;
+        return call.q + size_t(item.row + token(row)) * call.q_stride + head(row) * call.head_dim;
     }
     __device__ T* result(int row) const {
-        return call.out + (token(row) * call.heads + head(row)) * call.head_dim;
+        return call.out + (size_t(item.row + token(row)) * call.heads + head(row)) * call.head_dim;
     }
-    // A split is of one token.
     __device__ size_t part(int row) const { return size_t(item.partial) * call.heads + head(row); }
 
     __device__ const S* k() const { return call.k; }
@@ -116,9 +117,9 @@ __device__ void prefill(const Call<T, S>& call, int first_item, float* shared) {
     constexpr int TILES = TILE_TOKENS / (WARPS * ROWS);
     const Item item = item_at(call.index, first_item + blockIdx.x);
     const int tiles = call.heads / call.kv_heads * TILES;
-    const Pages<T, S> pages(call, item, blockIdx.y / tiles);
+    const Pages<T, S, false> pages(call, item, blockIdx.y / tiles);
     const int first = int(blockIdx.y) % tiles * (WARPS * ROWS);
-    attend_all<Pages<T, S>, ROWS>(pages, first, pages.end(), shared);
+    attend_all<Pages<T, S, false>, ROWS>(pages, first, pages.end(), shared);
 }
 
 // One new row of a sequence; the grid is `[items, kv_heads * tiles]`, where a group of heads
@@ -128,10 +129,11 @@ __device__ void decode(const Call<T, S>& call, int first_item, float* shared) {
     const Item item = item_at(call.index, first_item + blockIdx.x);
     const int group = call.heads / call.kv_heads;
     const int tiles = (group + ROWS - 1) / ROWS;
-    const Pages<T, S> pages(call, item, blockIdx.y / tiles);
-    attend_split<Pages<T, S>, ROWS>(pages, int(blockIdx.y) % tiles * ROWS, group, item.first_page,
-                                    item.end_page, item.partial == NOWHERE,
-                                    {call.sums, call.softmax}, shared);
+    const Pages<T, S, true> pages(call, item, blockIdx.y / tiles);
+    attend_split<Pages<T, S, true>, ROWS>(pages, int(blockIdx.y) % tiles * ROWS, group,
+                                          item.first_page, item.end_page,
+                                          item.partial == NOWHERE, {call.sums, call.softmax},
+                                          shared);
 }
 
 // Joins the splits of a sequence's new row; the grid is `[joins, heads]`. A join is a row of the

@@ -14,9 +14,9 @@ template <class T, int HEAD>
 __device__ void prefill_on_tensor_cores(const Call<T, T>& call, int first_item, T* k, T* v) {
     const Item item = item_at(call.index, first_item + blockIdx.x);
     const int group = call.heads / call.kv_heads;
-    const Pages<T, T> pages(call, item, blockIdx.y / group);
-    attend_on_tensor_cores<Pages<T, T>, HEAD>(pages, int(blockIdx.y) % group * MMA_TILE,
-                                              pages.end(), k, v);
+    const Pages<T, T, false> pages(call, item, blockIdx.y / group);
+    attend_on_tensor_cores<Pages<T, T, false>, HEAD>(pages, int(blockIdx.y) % group * MMA_TILE,
+                                                     pages.end(), k, v);
 }
 
 }  // namespace paged
