@@ -3,6 +3,7 @@
 mod dense;
 mod fused;
 mod int8;
+mod patches;
 
 use candle_core::{DType, Device, Result, Tensor};
 

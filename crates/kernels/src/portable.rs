@@ -9,6 +9,7 @@ use candle_nn::ops::{rms_norm as fused_rms_norm, sigmoid, softmax_last_dim};
 use candle_nn::rotary_emb::rope_thd;
 
 use crate::pages::{CODE_OF_ZERO, LARGEST_CODE, Pages};
+use crate::patches::{COLOURS, Cut, LEVELS};
 use crate::ragged::{PAGE_TOKENS, Sequence};
 use crate::scratch::{MOST_GATHERED, rows_at_a_time};
 
@@ -404,6 +405,45 @@ pub(crate) fn swiglu(gate_up: &Tensor) -> Result<Tensor> {
 /// See [`crate::quick_gelu`].
 pub(crate) fn quick_gelu(x: &Tensor) -> Result<Tensor> {
     x * sigmoid(&x.affine(1.702, 0.)?)?
+}
+
+/// See [`crate::level_patches`].
+pub(crate) fn level_patches(
+    levels: &Tensor,
+    table: &Tensor,
+    cut: Cut,
+    dtype: DType,
+) -> Result<Tensor> {
+    let first: Vec<u32> = (0..COLOURS)
+        .map(|colour| (colour * LEVELS) as u32)
+        .collect();
+    let entries = levels
+        .to_dtype(DType::U32)?
+        .broadcast_add(&Tensor::new(first, levels.device())?)?
+        .permute((0, 3, 1, 2))?
+        .contiguous()?;
+    let values = table
+        .flatten_all()?
+        .index_select(&entries.flatten_all()?, 0)?;
+    value_patches(&values.reshape(entries.shape())?, cut, dtype)
+}
+
+/// See [`crate::value_patches`].
+pub(crate) fn value_patches(values: &Tensor, cut: Cut, dtype: DType) -> Result<Tensor> {
+    let side = cut.patch;
+    let parts = [
+        cut.count,
+        COLOURS,
+        cut.strips(),
+        side,
+        cut.width / side,
+        side,
+    ];
+    values
+        .to_dtype(dtype)?
+        .reshape(&parts)?
+        .permute([0, 2, 4, 1, 3, 5])?
+        .reshape(cut.shape())
 }
 
 #[cfg(test)]

@@ -1,8 +1,6 @@
 //! Which kernels take a tensor.
 
-#[cfg(feature = "cuda")]
-use candle_core::DType;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 /// The kernels that take a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,10 +17,22 @@ pub(crate) enum Route {
 impl Route {
     /// The best for activations.
     pub(crate) fn of(x: &Tensor) -> Self {
-        match x.device() {
+        Self::to(x.device(), x.dtype())
+    }
+
+    /// The best for activations of this type on this device.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(
+            unused_variables,
+            reason = "only cards have kernels of some types alone"
+        )
+    )]
+    pub(crate) fn to(device: &Device, dtype: DType) -> Self {
+        match device {
             Device::Cpu => Self::Cpu,
             #[cfg(feature = "cuda")]
-            Device::Cuda(_) if is_number(x.dtype()) => Self::Cuda,
+            Device::Cuda(_) if is_number(dtype) => Self::Cuda,
             _ => Self::Portable,
         }
     }

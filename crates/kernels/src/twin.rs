@@ -5,8 +5,9 @@
 //! machine that serves. Nothing that serves calls them. Of paged attention and of writing to
 //! pages the twin is taken with [`Ragged::gathered`](crate::Ragged::gathered).
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
+use crate::patches::Cut;
 use crate::portable;
 
 /// See [`Linear::forward`](crate::Linear::forward); `x` is `[rows, in]`, `weight` `[out, in]`.
@@ -79,6 +80,31 @@ pub fn softmax(x: &Tensor) -> Result<Tensor> {
 /// When shapes do not fit or the device fails.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     portable::rope(x, cos, sin)
+}
+
+/// See [`level_patches`](crate::level_patches).
+///
+/// # Errors
+/// See there.
+pub fn level_patches(
+    levels: &Tensor,
+    table: &Tensor,
+    patch: usize,
+    dtype: DType,
+) -> Result<Tensor> {
+    let (count, height, width, _) = levels.dims4()?;
+    let cut = Cut::new(count, (height, width), patch)?;
+    portable::level_patches(levels, table, cut, dtype)
+}
+
+/// See [`value_patches`](crate::value_patches).
+///
+/// # Errors
+/// See there.
+pub fn value_patches(values: &Tensor, patch: usize, dtype: DType) -> Result<Tensor> {
+    let (count, _, height, width) = values.dims4()?;
+    let cut = Cut::new(count, (height, width), patch)?;
+    portable::value_patches(values, cut, dtype)
 }
 
 /// See [`attention`](crate::attention()).

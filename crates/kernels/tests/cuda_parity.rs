@@ -17,6 +17,8 @@ use vlmd_kernels::{
 mod dense_attention;
 #[path = "cuda_parity/paged_attention.rs"]
 mod paged_attention;
+#[path = "cuda_parity/patches.rs"]
+mod patches;
 #[path = "cuda_parity/write_codes.rs"]
 mod write_codes;
 

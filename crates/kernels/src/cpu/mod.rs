@@ -6,6 +6,7 @@ mod highest;
 mod host;
 mod linear;
 mod math;
+mod patches;
 mod rowwise;
 mod shared;
 mod simd;
@@ -26,6 +27,7 @@ use host::{
     Elements, for_elements, with_bytes, with_elements, with_f32, with_parameters, with_pictures,
     with_rows,
 };
+pub(crate) use patches::{level_patches, value_patches};
 use simd::{Element, Level};
 pub(crate) use write::write_kv;
 

@@ -8,6 +8,7 @@ mod highest;
 mod launch;
 mod norms;
 mod paged_attention;
+mod patches;
 mod rotary;
 mod write_codes;
 
@@ -16,5 +17,6 @@ pub(crate) use dense_attention::attention;
 pub(crate) use highest::highest;
 pub(crate) use norms::{layer_norm, rms_norm};
 pub(crate) use paged_attention::{StepIndex, paged_attention};
+pub(crate) use patches::{level_patches, value_patches};
 pub(crate) use rotary::{qkv_rope_write, rope};
 pub(crate) use write_codes::{qkv_rope_write_codes, write_kv_codes};

@@ -8,6 +8,7 @@ mod attention;
 mod choice;
 mod int8;
 mod linear;
+mod pictures;
 mod rows;
 
 use candle_core::{DType, Device, Result, Tensor};
@@ -132,6 +133,16 @@ pub(super) const TABLE: &[Kernel] = &[
         name: "paged_attention, mixed",
         kinds: Kinds::Stored,
         make: attention::mixed,
+    },
+    Kernel {
+        name: "patches, 8 bits a colour",
+        kinds: Kinds::Computed,
+        make: pictures::level_patches,
+    },
+    Kernel {
+        name: "patches, normalised",
+        kinds: Kinds::Computed,
+        make: pictures::value_patches,
     },
     Kernel {
         name: "attention, a picture's",
