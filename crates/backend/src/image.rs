@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, bail};
+
+use crate::pixels::Pixels;
 
 /// What a picture is, to every cache: a keyed digest of all that an encoder sees of it.
 ///
@@ -29,13 +31,15 @@ impl fmt::Debug for ImageKey {
 /// A picture as the model's encoder takes it.
 #[derive(Debug, Clone)]
 pub struct ImageInput {
-    /// `[n, channels, height, width]`, f32, on the CPU. What the `n` are is the architecture's
-    /// business: crops, tiles, a single view.
-    pub pixels: Tensor,
-    /// `(height, width)` in pixels of the picture that the `n` parts were cut from.
+    /// What it consists of, in order: at least one part, and all of one height and width. What
+    /// the parts are is the architecture's business: crops, tiles, a single view.
+    pub pixels: Vec<Pixels>,
+    /// `(height, width)` in pixels of the picture that the parts were cut from.
     pub size: (usize, usize),
     /// Feature rows that the encoder gives for it.
     pub features: usize,
+    /// `(height, width)` of a part in pixels.
+    sides: (usize, usize),
     key: ImageKey,
 }
 
@@ -43,15 +47,53 @@ impl ImageInput {
     /// Takes the picture's digest, which reads all of its pixels: not for an async worker.
     ///
     /// # Errors
-    /// When the pixels are no f32 on the CPU.
-    pub fn new(pixels: Tensor, size: (usize, usize), features: usize) -> Result<Self> {
-        let key = digest(&pixels, size, features)?;
+    /// When there are no pixels, or they are not what [`Pixels`] says, or not of one size.
+    pub fn new(pixels: Vec<Pixels>, size: (usize, usize), features: usize) -> Result<Self> {
+        let mut sides = None;
+        for parts in &pixels {
+            let (_, found) = parts.check()?;
+            if let Some(known) = sides.replace(found)
+                && known != found
+            {
+                bail!("parts of a picture are of {known:?} and of {found:?} pixels");
+            }
+        }
+        let Some(sides) = sides else {
+            bail!("a picture has no pixels");
+        };
         Ok(Self {
+            key: digest(&pixels, size, features)?,
             pixels,
             size,
             features,
-            key,
+            sides,
         })
+    }
+
+    /// How many parts it consists of.
+    #[must_use]
+    pub fn parts(&self) -> usize {
+        self.pixels.iter().map(Pixels::count).sum()
+    }
+
+    /// `(height, width)` of each of them, in pixels.
+    #[must_use]
+    pub fn sides(&self) -> (usize, usize) {
+        self.sides
+    }
+
+    /// Pixels of all of them, which is what encoding costs.
+    #[must_use]
+    pub fn area(&self) -> usize {
+        let (height, width) = self.sides;
+        self.parts().saturating_mul(height).saturating_mul(width)
+    }
+
+    /// Bytes that its pixels take in memory.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let bytes = self.pixels.iter().map(Pixels::bytes);
+        bytes.fold(0, usize::saturating_add)
     }
 
     /// The same for equal pictures, and for no others.
@@ -63,68 +105,121 @@ impl ImageInput {
 
 /// Every field goes in with its length, so that no two pictures give the same bytes
 /// (CVE-2025-46722 was a key that left out the shape).
-fn digest(pixels: &Tensor, size: (usize, usize), features: usize) -> Result<ImageKey> {
-    if pixels.dtype() != DType::F32 {
-        candle_core::bail!("pixels must be f32, not {}", pixels.dtype().as_str());
-    }
+fn digest(pixels: &[Pixels], size: (usize, usize), features: usize) -> Result<ImageKey> {
     let mut hasher = blake3::Hasher::new_derive_key("vlmd 2026 image input");
-    let mut number = |n: usize| {
-        hasher.update(&(n as u64).to_le_bytes());
-    };
-    number(pixels.rank());
-    pixels.dims().iter().copied().for_each(&mut number);
-    number(size.0);
-    number(size.1);
-    number(features);
-    let values = pixels.flatten_all()?.to_vec1::<f32>()?;
-    hasher.update(bytemuck::cast_slice(&values));
+    for number in [size.0, size.1, features, pixels.len()] {
+        hasher.update(&(number as u64).to_le_bytes());
+    }
+    for parts in pixels {
+        parts.digest(&mut hasher)?;
+    }
     Ok(ImageKey(*hasher.finalize().as_bytes()))
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{DType, Device, Tensor};
 
     use super::*;
+    use crate::LevelTable;
+
+    fn values(dims: &[usize], first: f32) -> Pixels {
+        let mut values = vec![0f32; dims.iter().product()];
+        values[0] = first;
+        Pixels::Values(Tensor::from_vec(values, dims, &Device::Cpu).unwrap())
+    }
+
+    /// Black but for the first level, in a table whose last entry is this.
+    fn levels(dims: &[usize], first: u8, last: f32) -> Pixels {
+        let mut levels = vec![0; dims.iter().product()];
+        levels[0] = first;
+        let mut rows = [[0.; 256]; 3];
+        rows[2][255] = last;
+        Pixels::Levels {
+            levels: Tensor::from_vec(levels, dims, &Device::Cpu).unwrap(),
+            table: LevelTable::new(rows),
+        }
+    }
 
     #[test]
-    fn keys_tell_content_shape_size_and_features_apart() {
-        let pixels = |dims: &[usize], first: f32| {
-            let mut values = vec![0f32; dims.iter().product()];
-            values[0] = first;
-            Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
-        };
+    fn keys_tell_content_form_shape_size_and_features_apart() {
+        let one = |pixels| (vec![pixels], (2, 4), 5);
         let inputs = [
-            (pixels(&[1, 3, 2, 4], 0.0), (2, 4), 5),
-            (pixels(&[1, 3, 4, 2], 0.0), (2, 4), 5),
-            (pixels(&[2, 3, 2, 2], 0.0), (2, 4), 5),
-            (pixels(&[1, 3, 2, 4], 1.0), (2, 4), 5),
-            (pixels(&[1, 3, 2, 4], -0.0), (2, 4), 5),
-            (pixels(&[1, 3, 2, 4], 0.0), (4, 2), 5),
-            (pixels(&[1, 3, 2, 4], 0.0), (2, 4), 6),
+            one(values(&[1, 3, 2, 4], 0.0)),
+            one(values(&[1, 3, 4, 2], 0.0)),
+            one(values(&[2, 3, 2, 2], 0.0)),
+            one(values(&[1, 3, 2, 4], 1.0)),
+            one(values(&[1, 3, 2, 4], -0.0)),
+            (vec![values(&[1, 3, 2, 4], 0.0)], (4, 2), 5),
+            (vec![values(&[1, 3, 2, 4], 0.0)], (2, 4), 6),
+            // The same numbers in other parts.
+            one(values(&[2, 3, 2, 4], 0.0)),
+            (vec![values(&[1, 3, 2, 4], 0.0); 2], (2, 4), 5),
+            // Levels that become the same values.
+            one(levels(&[1, 2, 4, 3], 0, 0.0)),
+            one(levels(&[1, 4, 2, 3], 0, 0.0)),
+            one(levels(&[1, 2, 4, 3], 1, 0.0)),
+            // A level that the picture does not have becomes something else.
+            one(levels(&[1, 2, 4, 3], 0, 1.0)),
+            (
+                vec![values(&[1, 3, 2, 4], 0.0), levels(&[1, 2, 4, 3], 0, 0.0)],
+                (2, 4),
+                5,
+            ),
+            (
+                vec![levels(&[1, 2, 4, 3], 0, 0.0), values(&[1, 3, 2, 4], 0.0)],
+                (2, 4),
+                5,
+            ),
         ];
-        let key = |(pixels, size, features): &(Tensor, _, _)| {
+        let key = |(pixels, size, features): &(Vec<Pixels>, _, _)| {
             ImageInput::new(pixels.clone(), *size, *features)
                 .unwrap()
                 .key()
         };
         let keys: std::collections::BTreeSet<_> = inputs.iter().map(key).collect();
         assert_eq!(keys.len(), inputs.len());
-        assert_eq!(key(&inputs[0]), key(&inputs[0].clone()));
+        for input in &inputs {
+            assert_eq!(key(input), key(&input.clone()));
+        }
+        // Equal tables that are not the same one.
+        let again = one(levels(&[1, 2, 4, 3], 0, 0.0));
+        assert!(keys.contains(&key(&again)));
     }
 
     #[test]
     fn a_view_of_a_tensor_has_the_key_of_its_values() {
-        let whole = Tensor::arange(0f32, 24., &Device::Cpu).unwrap();
+        let whole = Tensor::arange(0f32, 72., &Device::Cpu).unwrap();
         let view = whole
-            .reshape((2, 1, 3, 4))
+            .reshape((2, 3, 3, 4))
             .unwrap()
             .narrow(0, 1, 1)
             .unwrap();
         let same = view.force_contiguous().unwrap();
-        let key = |pixels| ImageInput::new(pixels, (3, 4), 1).unwrap().key();
+        let key = |pixels| {
+            let pixels = vec![Pixels::Values(pixels)];
+            ImageInput::new(pixels, (3, 4), 1).unwrap().key()
+        };
         assert_eq!(key(view), key(same));
-        let other = whole.to_dtype(DType::F64).unwrap();
-        assert!(ImageInput::new(other, (3, 4), 1).is_err());
+    }
+
+    #[test]
+    fn parts_are_counted_over_all_forms_and_have_one_size() {
+        let pixels = vec![values(&[1, 3, 2, 4], 0.0), levels(&[3, 2, 4, 3], 9, 0.0)];
+        let image = ImageInput::new(pixels, (7, 7), 1).unwrap();
+        assert_eq!(
+            (image.parts(), image.sides(), image.area()),
+            (4, (2, 4), 32)
+        );
+        assert_eq!(image.bytes(), 24 * 4 + 3 * 24);
+        let refused = |pixels| ImageInput::new(pixels, (7, 7), 1).unwrap_err().to_string();
+        let error = refused(vec![
+            values(&[1, 3, 2, 4], 0.0),
+            levels(&[1, 4, 2, 3], 0, 0.0),
+        ]);
+        assert!(error.contains("(2, 4) and of (4, 2)"), "{error}");
+        assert!(refused(Vec::new()).contains("no pixels"));
+        let double = Tensor::zeros((1, 3, 2, 4), DType::F64, &Device::Cpu).unwrap();
+        assert!(refused(vec![Pixels::Values(double)]).contains("must be F32"));
     }
 }

@@ -8,6 +8,7 @@
 mod encoding;
 mod image;
 mod kv;
+mod pixels;
 
 use std::ops::Range;
 
@@ -16,6 +17,7 @@ use candle_core::{Device, Result, Tensor};
 pub use encoding::Encoding;
 pub use image::{ImageInput, ImageKey};
 pub use kv::{KvCache, KvDtype, KvPages, LayerCache, UnknownKvDtype};
+pub use pixels::{LevelTable, Pixels};
 
 /// Tokens in one page of the KV cache.
 ///

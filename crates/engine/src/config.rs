@@ -56,9 +56,9 @@ impl EngineConfig {
     pub const DEFAULT_MAX_QUEUED_TOKENS: usize = 1 << 20;
     /// Default of `max_step_stretch`.
     pub const DEFAULT_MAX_STEP_STRETCH: f64 = 2.0;
-    /// Pixels of one call to the encoder, in bytes: about forty crops of 336 x 336. The
-    /// activations of a vision tower are several times as large. One picture is never divided.
-    pub const ENCODER_CALL_BYTES: usize = 64 << 20;
+    /// Pixels of one call to the encoder: about forty crops of 336 x 336. The activations of a
+    /// vision tower are larger by far. One picture is never divided.
+    pub const ENCODER_CALL_PIXELS: usize = 5 << 20;
     /// Default of `encoder_cache_bytes`.
     pub const DEFAULT_ENCODER_CACHE_BYTES: usize = 512 << 20;
 

@@ -130,14 +130,14 @@ fn number(hasher: &mut Hasher, n: usize) {
 mod tests {
     use std::collections::HashSet;
 
-    use candle_core::{DType, Device, Tensor};
-    use vlmd_backend::{CrossImage, ImageInput};
+    use candle_core::{Device, Tensor};
+    use vlmd_backend::{CrossImage, ImageInput, Pixels};
 
     use super::*;
 
     fn image(value: f32) -> ImageKey {
-        let pixels = Tensor::full(value, (1, 1, 2, 2), &Device::Cpu).unwrap();
-        let pixels = pixels.to_dtype(DType::F32).unwrap();
+        let pixels = Tensor::full(value, (1, 3, 2, 2), &Device::Cpu).unwrap();
+        let pixels = vec![Pixels::Values(pixels)];
         ImageInput::new(pixels, (2, 2), 4).unwrap().key()
     }
 

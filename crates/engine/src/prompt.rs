@@ -83,7 +83,7 @@ pub(crate) fn text(prompt: &Prepared) -> impl Iterator<Item = u32> {
 #[cfg(test)]
 mod tests {
     use candle_core::{DType, Device, Tensor};
-    use vlmd_backend::{CrossImage, CrossSpan, ImageInput, ImageSpan};
+    use vlmd_backend::{CrossImage, CrossSpan, ImageInput, ImageSpan, Pixels};
 
     use super::*;
 
@@ -107,7 +107,7 @@ mod tests {
         };
         Prepared {
             tokens: tokens.to_vec(),
-            images: vec![ImageInput::new(pixels, (2, 2), 2).unwrap()],
+            images: vec![ImageInput::new(vec![Pixels::Values(pixels)], (2, 2), 2).unwrap()],
             spans: spans.iter().map(span).collect(),
             cross: Vec::new(),
         }

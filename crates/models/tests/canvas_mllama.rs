@@ -65,9 +65,10 @@ fn laid(processor: &MllamaProcessor, width: usize, height: usize) -> Laid {
     let prepared = processor.prepare_prompt("<|image|>", &[picture]).unwrap();
     let image = &prepared.images[0];
     let (rows, columns) = image.size;
-    let (count, _, tile, _) = image.pixels.dims4().unwrap();
+    let values = image.pixels[0].values().unwrap();
+    let (count, _, tile, _) = values.dims4().unwrap();
     assert_eq!(count, rows * columns, "{width} x {height}");
-    let pixels: Vec<f32> = image.pixels.flatten_all().unwrap().to_vec1().unwrap();
+    let pixels: Vec<f32> = values.flatten_all().unwrap().to_vec1().unwrap();
     let white = pixels[0];
     // The first colour at a place of the canvas.
     let at = |y: usize, x: usize| {

@@ -320,7 +320,8 @@ proptest! {
         prop_assert_eq!(prompt.images.len(), 1);
         prop_assert_eq!(prompt.images[0].features, 64);
         prop_assert_eq!(prompt.spans[0].tokens.len(), 64);
-        prop_assert_eq!(prompt.images[0].pixels.dims(), &[1, 3, 56, 56]);
+        prop_assert_eq!(prompt.images[0].parts(), 1);
+        prop_assert_eq!(prompt.images[0].sides(), (56, 56));
     }
 }
 

@@ -328,12 +328,9 @@ fn a_picture_too_flat_for_a_whole_pixel_keeps_one() {
     let image = &prompt.images[0];
     assert_eq!(image.size, (336, 1344));
     // In each of the crops behind the view of the whole, one row is not white.
-    let crops = image
-        .pixels
-        .narrow(0, 1, 4)
-        .unwrap()
-        .narrow(1, 0, 1)
-        .unwrap();
+    let crops = image.pixels[1].values().unwrap();
+    assert_eq!(crops.dims(), [4, 3, 336, 336]);
+    let crops = crops.narrow(1, 0, 1).unwrap();
     let column = crops.narrow(3, 0, 1).unwrap().squeeze(3).unwrap();
     for crop in column.squeeze(1).unwrap().to_vec2::<f32>().unwrap() {
         let white = crop[0];
@@ -392,7 +389,8 @@ fn any_picture_takes_as_many_tokens_as_it_has_features() {
             .unwrap();
         let image = &prompt.images[0];
         let (rows, columns) = (image.size.0 / 336, image.size.1 / 336);
-        assert_eq!(image.pixels.dims(), [1 + rows * columns, 3, 336, 336]);
+        assert_eq!(image.parts(), 1 + rows * columns);
+        assert_eq!(image.sides(), (336, 336));
         assert_eq!(prompt.spans[0].tokens.len(), image.features);
         assert_eq!(
             image.features,

@@ -216,7 +216,7 @@ impl Planner<'_> {
                 .step_bytes(&wishes.step(longest), need.compute),
             self.subject.profile.map(|profile| profile.step),
         );
-        let call = EngineConfig::ENCODER_CALL_BYTES;
+        let call = EngineConfig::ENCODER_CALL_PIXELS;
         let (encoder, encoder_known) = seen(
             need.footprint.encoding_bytes(call, need.compute),
             self.subject.profile.map(|profile| profile.encoder),

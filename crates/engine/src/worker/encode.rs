@@ -148,14 +148,14 @@ impl Encoder {
     /// Pictures for one call, each once, from the first on as many as fit; a suspect alone.
     fn next_images<'a>(&self, wanted: impl Iterator<Item = &'a ImageInput>) -> Vec<ImageInput> {
         let mut images: Vec<ImageInput> = Vec::new();
-        let mut bytes = 0_usize;
+        let mut pixels = 0_usize;
         for image in wanted {
             if images.iter().any(|known| known.key() == image.key()) {
                 continue;
             }
             let suspect = self.suspects.contains(&image.key());
-            bytes = bytes.saturating_add(pixel_bytes(image));
-            if !images.is_empty() && (suspect || bytes > EngineConfig::ENCODER_CALL_BYTES) {
+            pixels = pixels.saturating_add(image.area());
+            if !images.is_empty() && (suspect || pixels > EngineConfig::ENCODER_CALL_PIXELS) {
                 break;
             }
             images.push(image.clone());
@@ -197,10 +197,6 @@ impl Encoder {
     }
 }
 
-fn pixel_bytes(image: &ImageInput) -> usize {
-    image.pixels.elem_count() * image.pixels.dtype().size_in_bytes()
-}
-
 /// The features, which must have the shapes that were promised.
 fn finish(
     model: &dyn Model,
@@ -227,25 +223,29 @@ fn finish(
 #[cfg(test)]
 mod tests {
     use candle_core::{DType, Device};
+    use vlmd_backend::{LevelTable, Pixels};
 
     use super::*;
     use crate::block_pool::BlockPool;
     use crate::byte_budget::ByteBudget;
 
-    fn image(number: usize, megabytes: usize) -> ImageInput {
-        let values = (megabytes << 20) / 4;
-        let pixels = Tensor::zeros((1, values), DType::F32, &Device::Cpu).unwrap();
-        ImageInput::new(pixels, (number, 1), 1).unwrap()
+    /// A picture of so many parts in eighty of what a call takes.
+    fn image(number: usize, parts: usize) -> ImageInput {
+        let width = EngineConfig::ENCODER_CALL_PIXELS / 80;
+        let levels = Tensor::zeros((parts, 1, width, 3), DType::U8, &Device::Cpu).unwrap();
+        let table = LevelTable::new([[0.; 256]; 3]);
+        let pixels = Pixels::Levels { levels, table };
+        ImageInput::new(vec![pixels], (number, 1), 1).unwrap()
     }
 
     #[test]
     fn neighbours_share_a_call_within_the_bound_and_suspects_are_alone() {
         let status = Status::new(BlockPool::new(1), ByteBudget::new(0));
         let mut encoder = Encoder::new(0, Arc::new(status));
-        let images: Vec<_> = [30, 30, 30, 70, 1, 1]
+        let images: Vec<_> = [40, 40, 40, 90, 1, 1]
             .into_iter()
             .enumerate()
-            .map(|(number, megabytes)| image(number, megabytes))
+            .map(|(number, parts)| image(number, parts))
             .collect();
         let call = |encoder: &Encoder, wanted: &[usize]| {
             let next = encoder.next_images(wanted.iter().map(|&index| &images[index]));

@@ -83,12 +83,13 @@ impl FeatureCache {
 #[cfg(test)]
 mod tests {
     use candle_core::{DType, Device};
-    use vlmd_backend::ImageInput;
+    use vlmd_backend::{ImageInput, Pixels};
 
     use super::*;
 
     fn key(value: f32) -> ImageKey {
-        let pixels = Tensor::full(value, (1, 1), &Device::Cpu).unwrap();
+        let pixels = Tensor::full(value, (1, 3, 1, 1), &Device::Cpu).unwrap();
+        let pixels = vec![Pixels::Values(pixels)];
         ImageInput::new(pixels, (1, 1), 1).unwrap().key()
     }
 

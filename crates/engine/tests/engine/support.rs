@@ -13,8 +13,8 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use futures::StreamExt;
 use futures::future::join_all;
 use vlmd_backend::{
-    BLOCK_TOKENS, Encoding, ImageInput, ImageSpan, KvCache, KvDtype, Model, ModelSpec, Prepared,
-    Step,
+    BLOCK_TOKENS, Encoding, ImageInput, ImageSpan, KvCache, KvDtype, Model, ModelSpec, Pixels,
+    Prepared, Step,
 };
 use vlmd_engine::{
     Engine, EngineConfig, Event, EventStream, FinishReason, GenerateRequest, Limits, Sampling,
@@ -260,7 +260,7 @@ impl Encoding for FakeEncoding {
 }
 
 fn encoded(image: &ImageInput) -> Result<Tensor> {
-    let value = image.pixels.flatten_all()?.to_vec1::<f32>()?[0];
+    let value = value_of(image)?;
     if value == BAD_PICTURE {
         bail!("a bad picture");
     }
@@ -526,8 +526,13 @@ pub(crate) fn ask_prepared(prompt: Prepared, max_tokens: usize) -> GenerateReque
 
 /// A picture of one value.
 pub(crate) fn picture(value: f32, features: usize) -> ImageInput {
-    let pixels = Tensor::full(value, (1, 1, 2, 2), &Device::Cpu).unwrap();
-    ImageInput::new(pixels, (2, 2), features).unwrap()
+    let pixels = Tensor::full(value, (1, 3, 2, 2), &Device::Cpu).unwrap();
+    ImageInput::new(vec![Pixels::Values(pixels)], (2, 2), features).unwrap()
+}
+
+fn value_of(picture: &ImageInput) -> Result<f32> {
+    let values = picture.pixels[0].values()?;
+    Ok(values.flatten_all()?.to_vec1()?[0])
 }
 
 pub(crate) fn span(image: usize, tokens: Range<usize>) -> ImageSpan {
@@ -538,8 +543,7 @@ pub(crate) fn span(image: usize, tokens: Range<usize>) -> ImageSpan {
 pub(crate) fn expected(prompt: &Prepared, max_tokens: usize) -> Vec<u32> {
     let mut embeddings: Vec<[f32; 4]> = prompt.tokens.iter().map(|&t| embedding(t)).collect();
     for span in &prompt.spans {
-        let pixels = prompt.images[span.image].pixels.flatten_all().unwrap();
-        let value = pixels.to_vec1::<f32>().unwrap()[0];
+        let value = value_of(&prompt.images[span.image]).unwrap();
         for (row, at) in span.tokens.clone().enumerate() {
             embeddings[at] = feature(value, row);
         }

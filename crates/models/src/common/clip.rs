@@ -3,6 +3,8 @@
 //! Sizes come from the tensors' shapes, because some architectures that carry a tower have no
 //! configuration for it.
 
+use std::ops::Range;
+
 use candle_core::{Result, Tensor};
 
 use super::activation::Activation;
@@ -12,6 +14,7 @@ use super::levels::COLOURS;
 use super::norm::Norm;
 use super::params::Params;
 use super::patches::PatchEmbedding;
+use super::views::Views;
 use crate::LoadError;
 
 /// Width of a head in every CLIP tower that OpenAI published.
@@ -245,9 +248,10 @@ impl Clip {
     }
 
     /// Tokens `[n, 1 + grid * grid, hidden]`, the class token first, then the patches row by row,
-    /// of pictures `[n, 3, side, side]` in the activations' type.
-    pub(crate) fn embed(&self, pixels: &Tensor) -> Result<Tensor> {
-        let tokens = self.patches.with_class(&self.patches.forward(pixels)?)?;
+    /// of some of the views, which are of `side` by `side` pixels.
+    pub(crate) fn embed(&self, views: &Views, wanted: Range<usize>) -> Result<Tensor> {
+        let patches = self.patches.forward(views, wanted)?;
+        let tokens = self.patches.with_class(&patches)?;
         let x = tokens.broadcast_add(&self.position_embedding)?;
         self.pre_norm.forward(&x)
     }

@@ -1,6 +1,5 @@
 //! Pictures for CLIP towers, as transformers' `CLIPImageProcessor` makes them.
 
-use candle_core::Tensor;
 use vlmd_backend::ImageInput;
 use vlmd_media::Picture;
 use vlmd_media::resample::{Filter, Window, pil, pil_on_square, pil_window};
@@ -71,13 +70,13 @@ impl ClipImage {
         self.side
     }
 
-    /// The middle of a picture, `[1, 3, side, side]`; all of it where its ratio is not kept.
+    /// The middle of a picture; all of it where its ratio is not kept.
     ///
     /// # Errors
     /// For a picture that is too long to be scaled.
-    pub(crate) fn middle(&self, picture: &Picture) -> Result<Tensor, ImageError> {
+    pub(crate) fn middle(&self, picture: &Picture) -> Result<Picture, ImageError> {
         if !self.keeps_ratio {
-            return Ok(self.squeezed(picture)?);
+            return Ok(self.squeezed(picture));
         }
         let (width, height) = (picture.width() as usize, picture.height() as usize);
         let side = self.side;
@@ -100,42 +99,47 @@ impl ClipImage {
         } else {
             pil_window(picture, size, window, self.filter)
         };
-        match middle {
-            Some(middle) => Ok(self.levels.tensor(&middle)?),
-            None => Err(ImageError::Refused(format!(
+        middle.ok_or_else(|| {
+            ImageError::Refused(format!(
                 "a picture of {width} x {height} pixels is too long"
-            ))),
-        }
+            ))
+        })
     }
 
-    /// The whole picture in the middle of a square of the mean colour, `[1, 3, side, side]`, as
-    /// LLaVA's `expand2square` makes it.
-    pub(crate) fn padded(&self, picture: &Picture) -> candle_core::Result<Tensor> {
+    /// The whole picture in the middle of a square of the mean colour, as LLaVA's `expand2square`
+    /// makes it.
+    pub(crate) fn padded(&self, picture: &Picture) -> Picture {
         let side = fit(self.side);
-        let square = pil_on_square(picture, self.mean_colour, side, self.filter);
-        self.levels.tensor(&square)
+        pil_on_square(picture, self.mean_colour, side, self.filter)
     }
 
-    /// The whole picture on a square, its ratio not kept, `[1, 3, side, side]`.
-    pub(crate) fn squeezed(&self, picture: &Picture) -> candle_core::Result<Tensor> {
+    /// The whole picture on a square, its ratio not kept.
+    pub(crate) fn squeezed(&self, picture: &Picture) -> Picture {
         let side = fit(self.side);
-        self.levels.tensor(&pil(picture, side, side, self.filter))
+        pil(picture, side, side, self.filter)
+    }
+
+    /// A picture that is seen in these views, each of what the tower takes, and becomes this
+    /// number of features.
+    pub(crate) fn input(
+        &self,
+        picture: &Picture,
+        views: impl IntoIterator<Item = Picture>,
+        features: usize,
+    ) -> Result<ImageInput, ImageError> {
+        let mut views = views.into_iter().map(Picture::into_rgb);
+        // Most pictures have one, which is not copied.
+        let mut levels = views.next().unwrap_or_default();
+        views.for_each(|view| levels.extend_from_slice(&view));
+        let pixels = self.levels.pixels(levels, (self.side, self.side))?;
+        let size = (picture.height() as usize, picture.width() as usize);
+        Ok(ImageInput::new(vec![pixels], size, features)?)
     }
 
     /// What resizes.
     pub(crate) fn filter(&self) -> Filter {
         self.filter
     }
-}
-
-/// A picture that becomes these pixels and this number of features.
-pub(crate) fn input(
-    picture: &Picture,
-    pixels: Tensor,
-    features: usize,
-) -> Result<ImageInput, ImageError> {
-    let size = (picture.height() as usize, picture.width() as usize);
-    Ok(ImageInput::new(pixels, size, features)?)
 }
 
 /// A side for the resampler. Decoded pictures have sides of at most 65535 pixels, so only a tower
@@ -157,8 +161,8 @@ mod tests {
             let (width, height) = if width * height > 100_000 { (width, 1) } else { (width, height) };
             let rgb = vec![7; (width * height * 3) as usize];
             let picture = Picture::from_rgb(width, height, rgb).unwrap();
-            let pixels = ClipImage::openai(8).middle(&picture).unwrap();
-            prop_assert_eq!(pixels.dims(), &[1, 3, 8, 8]);
+            let middle = ClipImage::openai(8).middle(&picture).unwrap();
+            prop_assert_eq!((middle.width(), middle.height()), (8, 8));
         }
     }
 }

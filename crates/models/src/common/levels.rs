@@ -2,10 +2,9 @@
 //!
 //! Pictures are 8 bits a colour, so what a level becomes is computed once for each of the 256.
 
-use std::fmt;
-
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
+use vlmd_backend::{LevelTable, Pixels};
 use vlmd_media::Picture;
 
 use super::fields::PREPROCESSOR;
@@ -78,14 +77,8 @@ pub(crate) fn check_rescale_factor(factor: Option<f64>) -> Result<(), LoadError>
 }
 
 /// What each level of each colour becomes.
-#[derive(Clone)]
-pub(crate) struct Levels([[f32; 256]; COLOURS]);
-
-impl fmt::Debug for Levels {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Levels").finish_non_exhaustive()
-    }
-}
+#[derive(Debug, Clone)]
+pub(crate) struct Levels(LevelTable);
 
 impl Levels {
     /// transformers' image processors: `x * (1 / 255)` in f64, rounded to f32, then normalised
@@ -100,26 +93,33 @@ impl Levels {
     }
 
     fn new(by: &Normalisation, unit: impl Fn(u8) -> f32) -> Self {
-        Self(std::array::from_fn(|colour| {
+        Self(LevelTable::new(std::array::from_fn(|colour| {
             std::array::from_fn(|level| {
                 (unit(level as u8) - by.image_mean[colour]) / by.image_std[colour]
             })
-        }))
+        })))
     }
 
-    /// Appends a picture to `pixels`: `[3, height, width]`.
-    pub(crate) fn extend(&self, pixels: &mut Vec<f32>, picture: &Picture) {
-        for (colour, levels) in self.0.iter().enumerate() {
+    /// A picture as values, `[3, height, width]`.
+    pub(crate) fn values(&self, picture: &Picture) -> Vec<f32> {
+        let mut values = Vec::with_capacity(picture.rgb().len());
+        for (colour, becomes) in self.0.rows().iter().enumerate() {
             let of_colour = picture.rgb().iter().skip(colour).step_by(COLOURS);
-            pixels.extend(of_colour.map(|&level| levels[usize::from(level)]));
+            values.extend(of_colour.map(|&level| becomes[usize::from(level)]));
         }
+        values
     }
 
-    /// A picture as one part, `[1, 3, height, width]`.
-    pub(crate) fn tensor(&self, picture: &Picture) -> candle_core::Result<Tensor> {
-        let (width, height) = (picture.width() as usize, picture.height() as usize);
-        let mut pixels = Vec::with_capacity(COLOURS * width * height);
-        self.extend(&mut pixels, picture);
-        Tensor::from_vec(pixels, (1, COLOURS, height, width), &Device::Cpu)
+    /// Pictures of `width` by `height` pixels, of which these are the levels one after the other:
+    /// they become values where they are encoded.
+    pub(crate) fn pixels(
+        &self,
+        levels: Vec<u8>,
+        (width, height): (usize, usize),
+    ) -> candle_core::Result<Pixels> {
+        Ok(Pixels::Levels {
+            levels: Tensor::from_vec(levels, ((), height, width, COLOURS), &Device::Cpu)?,
+            table: self.0.clone(),
+        })
     }
 }

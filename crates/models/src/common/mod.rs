@@ -26,3 +26,4 @@ pub(crate) mod stages;
 pub(crate) mod text;
 pub(crate) mod text_config;
 pub(crate) mod tiles;
+pub(crate) mod views;

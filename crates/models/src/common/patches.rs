@@ -1,11 +1,14 @@
 //! Pictures as tokens: patches and a class token, as in ViT (Dosovitskiy et al. 2020).
 
+use std::ops::Range;
+
 use candle_core::{Result, Tensor};
 use vlmd_kernels::Linear;
 
 use super::levels::COLOURS;
 use super::params::Params;
 use super::stages::linear_work;
+use super::views::Views;
 use crate::LoadError;
 
 /// The embeddings of patches, without positions.
@@ -13,7 +16,7 @@ use crate::LoadError;
 pub(crate) struct PatchEmbedding {
     /// A convolution whose stride is its kernel is a matrix product over patches.
     kernel: Linear,
-    /// `[1, 1, hidden]`.
+    /// `[1, 1, hidden]`, where activations are and in their type.
     class: Tensor,
     /// Pixels per side of a patch.
     patch: usize,
@@ -35,15 +38,11 @@ impl PatchEmbedding {
         })
     }
 
-    /// Patches row by row, `[n, grid * grid, hidden]`, of pictures `[n, 3, side, side]` in the
-    /// activations' type, where `side` is `grid` patches.
-    pub(crate) fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
-        let (count, _, side, _) = pixels.dims4()?;
-        let (patch, grid) = (self.patch, side / self.patch);
-        let patches = pixels
-            .reshape(&[count, COLOURS, grid, patch, grid, patch])?
-            .permute([0, 2, 4, 1, 3, 5])?
-            .reshape((count, grid * grid, COLOURS * patch * patch))?;
+    /// Patches of some of the views, row by row, `[n, patches, hidden]`. There is no bias: of
+    /// zeros come zeros.
+    pub(crate) fn forward(&self, views: &Views, wanted: Range<usize>) -> Result<Tensor> {
+        let (dtype, device) = (self.class.dtype(), self.class.device());
+        let patches = views.patches(wanted, self.patch, dtype, device)?;
         self.kernel.forward(&patches)
     }
 

@@ -67,12 +67,14 @@ pub(crate) fn expand(
 #[cfg(test)]
 mod tests {
     use candle_core::{DType, Device, Tensor};
+    use vlmd_backend::Pixels;
 
     use super::*;
 
     #[test]
     fn each_placeholder_becomes_its_pictures_features() {
-        let pixels = Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap();
+        let pixels = Tensor::zeros((1, 3, 1, 1), DType::F32, &Device::Cpu).unwrap();
+        let pixels = vec![Pixels::Values(pixels)];
         let image = |features| ImageInput::new(pixels.clone(), (1, 1), features).unwrap();
         let images = || vec![image(2), image(1)];
         let prepared = expand(&[5, 9, 6, 9, 9], 9, &[1, 0, 1], images()).unwrap();

@@ -4,16 +4,17 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 use vlmd_backend::{Encoding, ImageInput, KvCache, Model, ModelSpec, Step};
 
 use super::clip::Clip;
 use super::decoder::Decoder;
 use super::stages::{InPieces, Stage, Staged};
+use super::views::Views;
 
 /// What turns pictures into features.
 pub(crate) trait Vision: Debug + Send + Sync + 'static {
-    /// What views `[n, 3, side, side]` go through first.
+    /// What views of `side` by `side` pixels go through first.
     fn tower(&self) -> &Clip;
 
     /// Features `[n, ..]` of views of which these are the tower's, `[n, features, width]`.
@@ -62,17 +63,15 @@ impl<V: Vision> Model for Spliced<V> {
         if images.is_empty() {
             return Ok(Box::new(Vec::new()));
         }
-        let pixels: Vec<&Tensor> = images.iter().map(|image| &image.pixels).collect();
-        let views = Views {
+        let pictures = Pictures {
             vision: Arc::clone(&self.vision),
-            device: self.device().clone(),
-            dtype: self.decoder.dtype(),
             images: images.iter().copied().cloned().collect(),
-            x: Tensor::cat(&pixels, 0)?,
+            views: Views::of(images),
+            x: None,
         };
         let unit = self.vision.tower().layer_work();
-        let stages = views.stages()?;
-        Ok(Box::new(InPieces::new(views, stages, unit)))
+        let stages = pictures.stages();
+        Ok(Box::new(InPieces::new(pictures, stages, unit)))
     }
 
     fn forward(&self, step: &Step, cache: &KvCache) -> Result<Tensor> {
@@ -80,15 +79,14 @@ impl<V: Vision> Model for Spliced<V> {
     }
 }
 
-/// Views of pictures on their way through a tower.
-struct Views<V> {
+/// Pictures on their way through a tower.
+struct Pictures<V> {
     vision: Arc<V>,
-    device: Device,
-    /// Of the activations.
-    dtype: DType,
     images: Vec<ImageInput>,
-    /// `[n, ..]` of all pictures: pixels, tokens, and features in the end.
-    x: Tensor,
+    /// Those of all pictures.
+    views: Views,
+    /// What became of them, `[n, ..]`: tokens, and features in the end.
+    x: Option<Tensor>,
 }
 
 /// What views go through.
@@ -99,37 +97,44 @@ enum Pass {
     Project,
 }
 
-impl<V: Vision> Views<V> {
-    fn stages(&self) -> Result<Vec<Stage<Pass>>> {
+impl<V: Vision> Pictures<V> {
+    fn stages(&self) -> Vec<Stage<Pass>> {
         let tower = self.vision.tower();
-        let items = self.x.dim(0)?;
+        let items = self.views.count();
         let stage = |step, work| Stage { step, items, work };
         let layer = |index| stage(Pass::Layer(index), tower.layer_work());
         let mut stages = vec![stage(Pass::Embed, tower.embed_work())];
         stages.extend((0..tower.layers().len()).map(layer));
         stages.push(stage(Pass::Project, self.vision.project_work()));
-        Ok(stages)
+        stages
+    }
+
+    /// What became of some views.
+    fn x(&self, views: Range<usize>) -> Result<Tensor> {
+        match &self.x {
+            Some(x) => x.narrow(0, views.start, views.len()),
+            None => bail!("the views are not embedded yet"),
+        }
     }
 }
 
-impl<V: Vision> Staged for Views<V> {
+impl<V: Vision> Staged for Pictures<V> {
     type Step = Pass;
 
     fn compute(&self, pass: Pass, views: Range<usize>) -> Result<Tensor> {
         let tower = self.vision.tower();
-        let x = self.x.narrow(0, views.start, views.len())?;
         match pass {
-            Pass::Embed => tower.embed(&x.to_device(&self.device)?.to_dtype(self.dtype)?),
+            Pass::Embed => tower.embed(&self.views, views),
             Pass::Layer(index) => match tower.layers().get(index) {
-                Some(layer) => layer.forward(&x),
+                Some(layer) => layer.forward(&self.x(views)?),
                 None => bail!("the tower has no layer {index}"),
             },
-            Pass::Project => self.vision.project(&tower.features(&x)?),
+            Pass::Project => self.vision.project(&tower.features(&self.x(views)?)?),
         }
     }
 
     fn complete(&mut self, _pass: Pass, result: Tensor) -> Result<()> {
-        self.x = result;
+        self.x = Some(result);
         Ok(())
     }
 
@@ -137,10 +142,9 @@ impl<V: Vision> Staged for Views<V> {
         let mut first = 0;
         let mut features = Vec::with_capacity(self.images.len());
         for image in &self.images {
-            let views = image.pixels.dim(0)?;
-            let of_image = self.x.narrow(0, first, views)?;
-            features.push(self.vision.arrange(&of_image, image)?);
-            first += views;
+            let end = first + image.parts();
+            features.push(self.vision.arrange(&self.x(first..end)?, image)?);
+            first = end;
         }
         Ok(features)
     }

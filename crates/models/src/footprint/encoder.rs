@@ -68,23 +68,25 @@ impl ViewShape {
     /// beside them. In the end the pictures' features stand beside what the projector gave.
     pub(super) fn encoding_bytes(
         &self,
-        call_bytes: usize,
+        call_pixels: usize,
         text_hidden: usize,
         compute: Compute,
     ) -> usize {
         let size = compute.size();
         let side = self.geometry.side();
-        let pixels = product([COLOURS, side, side]);
-        let view_bytes = product([pixels, size_of::<f32>()]);
-        let views = self.most.max(call_bytes / view_bytes.max(1)).max(1);
+        let pixels = product([side, side]);
+        let views = self.most.max(call_pixels / pixels.max(1)).max(1);
         let piece = views.min(MOST_ITEMS);
         let tokens = self.geometry.features(true);
         let hidden = self.tower.hidden;
         let states = product([3, views, tokens, hidden, size]);
+        // Values as they came, at most, and rows of patches, twice where some views have 8 bits a
+        // colour and others not.
+        let numbers = product([COLOURS, pixels]);
+        let rows = sum([product([2, numbers]), product([4, tokens, hidden])]);
         let embed = product([
             piece,
-            sum([product([2, pixels]), product([4, tokens, hidden])]),
-            size,
+            sum([product([numbers, size_of::<f32>()]), product([rows, size])]),
         ]);
         let layer = sum([
             // Queries, keys and values, which attention reads where they are.
@@ -153,10 +155,11 @@ impl TileShape {
         let rows = product([MOST_ITEMS, padded / ALIGNMENT]).min(tokens);
         let inner_states = product([self.inner_states, tokens, hidden, size]);
         let states = product([3, tokens, hidden, size]);
-        let pixels = product([COLOURS, self.tile, self.tile]);
+        let numbers = product([COLOURS, self.tile, self.tile]);
+        // Levels and rows of patches.
         let embed = product([
             self.tiles.min(MOST_ITEMS),
-            sum([product([3, pixels]), product([7, padded, hidden])]),
+            sum([product([2, numbers]), product([7, padded, hidden])]),
             size,
         ]);
         let layer = sum([
@@ -215,7 +218,7 @@ mod tests {
     #[test]
     fn a_call_has_the_views_of_its_pixels_or_of_one_picture() {
         let cpu = Compute::of(Place::Cpu, None);
-        let view = 3 * 336 * 336 * 4;
+        let view = 336 * 336;
         let states = |views: usize| 3 * views * 577 * 1024 * 4;
         let layer = 8 * 577 * (3 * 1024 + 10 * 1024 + 4 * 4096) * 4;
         let bytes = |most, call| views(most).encoding_bytes(call, 3072, cpu);

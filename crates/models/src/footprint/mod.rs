@@ -79,12 +79,12 @@ impl Footprint {
     }
 
     /// Bytes of encoding pictures, of which a call takes at least one and otherwise up to
-    /// `call_bytes` bytes of pixels.
+    /// `call_pixels` pixels.
     #[must_use]
-    pub fn encoding_bytes(&self, call_bytes: usize, compute: Compute) -> u64 {
+    pub fn encoding_bytes(&self, call_pixels: usize, compute: Compute) -> u64 {
         let bytes = match &self.encoder {
             EncoderShape::Views(views) => {
-                views.encoding_bytes(call_bytes, self.decoder.hidden, compute)
+                views.encoding_bytes(call_pixels, self.decoder.hidden, compute)
             }
             EncoderShape::Tiles(tiles) => tiles.encoding_bytes(&self.decoder, compute),
         };

@@ -11,7 +11,7 @@ use super::config::Config;
 use super::{grounding, prompt};
 use crate::common::chat::{self, Shown};
 use crate::common::clip::Geometry;
-use crate::common::clip_image::{self, ClipImage};
+use crate::common::clip_image::ClipImage;
 use crate::common::fields::CONFIG;
 use crate::common::language::Language;
 use crate::common::text;
@@ -202,8 +202,8 @@ fn check_number(shown: &[usize]) -> Result<(), PrepareError> {
 
 impl Processor for Kosmos2Processor {
     fn image(&self, picture: &Picture) -> Result<ImageInput, ImageError> {
-        let pixels = self.clip_image.middle(picture)?;
-        clip_image::input(picture, pixels, self.fillers.len())
+        let view = self.clip_image.middle(picture)?;
+        self.clip_image.input(picture, [view], self.fillers.len())
     }
 
     fn compose(&self, chat: &Chat, images: &[ImageInput]) -> Result<Prepared, PrepareError> {

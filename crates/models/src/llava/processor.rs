@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
 use serde::Deserialize;
 use vlmd_backend::{ImageInput, Prepared};
 use vlmd_media::Picture;
@@ -14,7 +13,7 @@ use super::config::Config;
 use super::templates;
 use crate::common::chat::{self, Shown};
 use crate::common::clip::Geometry;
-use crate::common::clip_image::{self, ClipImage};
+use crate::common::clip_image::ClipImage;
 use crate::common::language::Language;
 use crate::common::placeholder;
 use crate::common::text::{self, TokenIds};
@@ -91,23 +90,20 @@ impl LlavaProcessor {
 
 impl Processor for LlavaProcessor {
     fn image(&self, picture: &Picture) -> Result<ImageInput, ImageError> {
-        let (pixels, features) = match &self.views {
-            Views::Middle => (self.clip_image.middle(picture)?, self.view_features),
+        let (views, features) = match &self.views {
+            Views::Middle => (vec![self.clip_image.middle(picture)?], self.view_features),
             Views::Anyres(pinpoints) => {
                 let side = self.clip_image.side();
                 let size = (picture.width() as usize, picture.height() as usize);
                 let plan = Plan::new(size, pinpoints, side, self.grid);
-                let mut views = vec![self.clip_image.squeezed(picture)?];
+                let mut views = vec![self.clip_image.squeezed(picture)];
                 for patch in anyres::patches(picture, &plan, side, self.clip_image.filter()) {
                     views.push(self.clip_image.middle(&patch)?);
                 }
-                (
-                    Tensor::cat(&views, 0)?,
-                    self.view_features + plan.features(),
-                )
+                (views, self.view_features + plan.features())
             }
         };
-        clip_image::input(picture, pixels, features)
+        self.clip_image.input(picture, views, features)
     }
 
     fn compose(&self, chat: &Chat, images: &[ImageInput]) -> Result<Prepared, PrepareError> {

@@ -1,5 +1,6 @@
 //! How a picture is laid out in tiles, as `image_processing_mllama.py` does it.
 
+use vlmd_backend::Pixels;
 use vlmd_media::Picture;
 use vlmd_media::resample::{Filter, pil};
 
@@ -40,8 +41,8 @@ pub(super) struct Tiling {
 /// The tiles of a picture.
 #[derive(Debug)]
 pub(super) struct Tiles {
-    /// `[rows * columns, 3, tile, tile]`, row by row.
-    pub(super) pixels: Vec<f32>,
+    /// `rows * columns` tiles, row by row.
+    pub(super) pixels: Pixels,
     pub(super) canvas: Canvas,
 }
 
@@ -72,11 +73,6 @@ impl Tiling {
             canvases: canvases(tiles),
             levels: Levels::rescaled(&settings.normalisation),
         })
-    }
-
-    /// Pixels per side of a tile.
-    pub(super) fn tile(&self) -> usize {
-        self.tile
     }
 
     /// The canvas on which a picture of `width` by `height` pixels is laid: the one that enlarges
@@ -124,7 +120,7 @@ impl Tiling {
     }
 
     /// Tiles of a picture.
-    pub(super) fn apply(&self, picture: &Picture) -> Tiles {
+    pub(super) fn apply(&self, picture: &Picture) -> candle_core::Result<Tiles> {
         let (width, height) = (picture.width() as usize, picture.height() as usize);
         let canvas = self.canvas(width, height);
         let (wide, high) = self.scaled(width, height, canvas);
@@ -137,15 +133,18 @@ impl Tiling {
             at: (0, 0),
             background: 0,
         };
-        let mut pixels = Vec::with_capacity(canvas.rows * canvas.columns * COLOURS * tile * tile);
+        let mut levels = Vec::with_capacity(canvas.rows * canvas.columns * COLOURS * tile * tile);
         for row in 0..canvas.rows {
             for column in 0..canvas.columns {
                 if let Some(part) = surface.part((column * tile, row * tile), (tile, tile)) {
-                    self.levels.extend(&mut pixels, &part);
+                    levels.extend_from_slice(part.rgb());
                 }
             }
         }
-        Tiles { pixels, canvas }
+        Ok(Tiles {
+            pixels: self.levels.pixels(levels, (tile, tile))?,
+            canvas,
+        })
     }
 }
 

@@ -17,6 +17,7 @@ use crate::common::decoder::cross::LookingDecoder;
 use crate::common::encoder::Seen;
 use crate::common::padding::ALIGNMENT;
 use crate::common::stages::{InPieces, Stage, Staged};
+use crate::common::views::Views;
 
 /// Blocks that the tokens of a tile are cut into. A tile is filled up to a multiple of it. Of the
 /// published models a block has 201 tokens; a layer over one block of four tiles is about the
@@ -81,9 +82,10 @@ struct Pictures {
 /// A picture at some pass.
 struct Picture {
     layout: Layout,
-    /// Pixels `[tiles, 3, side, side]`, then tokens `[tokens, hidden]`, then features
-    /// `[features, text_hidden]`.
-    x: Tensor,
+    /// Its tiles.
+    views: Views,
+    /// What became of them: tokens `[tokens, hidden]`, then features `[features, text_hidden]`.
+    x: Option<Tensor>,
     /// Of the layer that is at its second half.
     seen: Option<Seen>,
     /// States of tokens that are part of features.
@@ -96,10 +98,18 @@ impl Picture {
     fn new(layout: Layout, image: &ImageInput) -> Self {
         Self {
             layout,
-            x: image.pixels.clone(),
+            views: Views::of(&[image]),
+            x: None,
             seen: None,
             inner: Vec::new(),
             shown: Vec::new(),
+        }
+    }
+
+    fn x(&self) -> Result<&Tensor> {
+        match &self.x {
+            Some(x) => Ok(x),
+            None => bail!("the tiles are not embedded yet"),
         }
     }
 }
@@ -145,27 +155,24 @@ impl Staged for Pictures {
         let Some(picture) = self.waiting.front() else {
             bail!("all pictures are encoded");
         };
-        let (layout, x) = (&picture.layout, &picture.x);
-        let features = |items| {
-            let rows = self.rows(items, layout.features);
-            x.narrow(0, rows.start, rows.len())
-        };
+        let layout = &picture.layout;
+        let some = |rows: Range<usize>| picture.x()?.narrow(0, rows.start, rows.len());
+        let features = |items| some(self.rows(items, layout.features));
         match pass {
-            Pass::Embed => vision.embed(x, layout, items),
+            Pass::Embed => vision.embed(&picture.views, layout, items),
             Pass::Project(index) => {
-                let rows = self.rows(&items, vision.tokens());
-                vision.project(index, &x.narrow(0, rows.start, rows.len())?)
+                vision.project(index, &some(self.rows(&items, vision.tokens()))?)
             }
             Pass::Attend(index) => {
                 let Some(seen) = &picture.seen else {
                     bail!("nothing is seen before layer {index} has projected it");
                 };
                 let rows = self.rows(&items, vision.tokens());
-                vision.attend(index, x, seen, layout, rows)
+                vision.attend(index, picture.x()?, seen, layout, rows)
             }
             Pass::Combine => {
                 let rows = self.rows(&items, layout.features);
-                vision.combine(x, &picture.inner, layout, rows)
+                vision.combine(picture.x()?, &picture.inner, layout, rows)
             }
             Pass::Keys(index) => decoder.keys(index, &features(&items)?),
             Pass::Values(index) => decoder.values(index, &features(&items)?),
@@ -178,21 +185,21 @@ impl Staged for Pictures {
             bail!("all pictures are encoded");
         };
         match pass {
-            Pass::Embed => picture.x = vision.sorted(&result, &picture.layout)?,
+            Pass::Embed => picture.x = Some(vision.sorted(&result, &picture.layout)?),
             Pass::Project(index) => {
                 picture.seen = Some(vision.seen(index, &result)?);
                 // transformers from 4.55 on takes other states here and is wrong.
                 if vision.is_intermediate(index) {
-                    picture.inner.push(picture.x.clone());
+                    picture.inner.push(picture.x()?.clone());
                 }
             }
             Pass::Attend(index) => {
                 picture.seen = None;
-                picture.x = vision.after_layer(index, result, &picture.layout)?;
+                picture.x = Some(vision.after_layer(index, result, &picture.layout)?);
             }
             Pass::Combine => {
                 picture.inner.clear();
-                picture.x = result;
+                picture.x = Some(result);
             }
             Pass::Keys(_) | Pass::Values(_) => {
                 picture.shown.push(result);

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
 use vlmd_backend::{CrossImage, CrossSpan, ImageInput, Prepared};
 use vlmd_media::Picture;
 use vlmd_text::{Tokenizer, ToolFamily};
@@ -13,7 +12,6 @@ use super::config::{Config, UNSAID_TOKENS};
 use crate::common::chat::{self, Shown};
 use crate::common::fields::CONFIG;
 use crate::common::language::Language;
-use crate::common::levels::COLOURS;
 use crate::common::{placeholder, text};
 use crate::load::Source;
 use crate::{Chat, ImageError, LoadError, LoadOptions, ModelFiles, PrepareError, Processor};
@@ -216,18 +214,16 @@ fn ends(at: &[usize]) -> Vec<usize> {
 
 impl Processor for MllamaProcessor {
     fn image(&self, picture: &Picture) -> Result<ImageInput, ImageError> {
-        let tiles = self.tiling.apply(picture);
+        let tiles = self.tiling.apply(picture)?;
         let (rows, columns) = (tiles.canvas.rows, tiles.canvas.columns);
-        let side = self.tiling.tile();
-        let count = rows * columns;
         // Tiles that the picture does not have are seen by nobody, but for that quirk.
         let kept = if self.unseen_rows_look {
             self.max_tiles
         } else {
-            count
+            rows * columns
         };
         Ok(ImageInput::new(
-            Tensor::from_vec(tiles.pixels, (count, COLOURS, side, side), &Device::Cpu)?,
+            vec![tiles.pixels],
             (rows, columns),
             kept * self.tile_tokens,
         )?)

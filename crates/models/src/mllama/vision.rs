@@ -16,6 +16,7 @@ use crate::common::padding::Padded;
 use crate::common::params::Params;
 use crate::common::patches::PatchEmbedding;
 use crate::common::stages::linear_work;
+use crate::common::views::Views;
 
 const NAMES: Names = Names {
     attention_norm: "input_layernorm",
@@ -132,7 +133,7 @@ impl Vision {
     /// All tiles of the largest canvas are computed, those that the picture does not have, too:
     /// its own see them. Only what the decoder will look at becomes features.
     pub(super) fn layout(&self, image: &ImageInput) -> Result<Layout> {
-        let tiles = image.pixels.dim(0)?;
+        let tiles = image.parts();
         let canvas = Canvas {
             rows: image.size.0,
             columns: image.size.1,
@@ -190,27 +191,37 @@ impl Vision {
         self.intermediate.contains(&index)
     }
 
-    /// Tokens of some tiles, `[tiles, P8, hidden]`. Those that `pixels` do not have are black.
+    /// Tokens of some tiles, `[tiles, P8, hidden]`. Of those that the picture does not have all
+    /// values are 0, which is no level's, and so are their patches.
     pub(super) fn embed(
         &self,
-        pixels: &Tensor,
+        views: &Views,
         layout: &Layout,
         tiles: Range<usize>,
     ) -> Result<Tensor> {
-        let missing = tiles.end.saturating_sub(pixels.dim(0)?);
-        let pixels = pixels
-            .pad_with_zeros(0, 0, missing)?
-            .narrow(0, tiles.start, tiles.len())?
-            .to_device(&self.device)?
-            .to_dtype(self.dtype)?;
-        let of_tiles = |table: &ByTile| table.of_aspect(layout.aspect, tiles.clone(), self.dtype);
-        let patches = self.patches.forward(&pixels)?;
-        let patches = patches.broadcast_add(&of_tiles(&self.before)?)?;
+        let own = tiles.start..tiles.end.min(views.count());
+        let before = self
+            .before
+            .of_aspect(layout.aspect, tiles.clone(), self.dtype)?;
+        let patches = if own.is_empty() {
+            let (_, _, hidden) = before.dims3()?;
+            let shape = (tiles.len(), self.real_tokens - 1, hidden);
+            Tensor::zeros(shape, self.dtype, &self.device)?
+        } else {
+            let missing = tiles.end - own.end;
+            self.patches
+                .forward(views, own)?
+                .pad_with_zeros(0, 0, missing)?
+        };
+        let patches = patches.broadcast_add(&before)?;
+        let tile_positions =
+            self.tile_positions
+                .of_aspect(layout.aspect, tiles.clone(), self.dtype)?;
         let x = self
             .patches
             .with_class(&patches)?
             .broadcast_add(&self.positions)?
-            .add(&of_tiles(&self.tile_positions)?)?;
+            .add(&tile_positions)?;
         let x = self.norm_before.forward(&x)?;
         x.pad_with_zeros(1, 0, self.tile_tokens() - x.dim(1)?)
     }

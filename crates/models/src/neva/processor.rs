@@ -11,7 +11,7 @@ use super::config::{AspectRatio, Config, FILE};
 use super::template::{SEPARATOR, Template};
 use crate::common::chat::Shown;
 use crate::common::clip::Geometry;
-use crate::common::clip_image::{self, ClipImage};
+use crate::common::clip_image::ClipImage;
 use crate::common::language::Language;
 use crate::common::text;
 use crate::{Chat, ImageError, LoadError, NemoFiles, PrepareError, Processor};
@@ -174,11 +174,11 @@ impl NevaProcessor {
 
 impl Processor for NevaProcessor {
     fn image(&self, picture: &Picture) -> Result<ImageInput, ImageError> {
-        let pixels = match self.aspect_ratio {
+        let view = match self.aspect_ratio {
             AspectRatio::Square => self.clip_image.middle(picture)?,
-            AspectRatio::Pad => self.clip_image.padded(picture)?,
+            AspectRatio::Pad => self.clip_image.padded(picture),
         };
-        clip_image::input(picture, pixels, self.features)
+        self.clip_image.input(picture, [view], self.features)
     }
 
     fn compose(&self, chat: &Chat, images: &[ImageInput]) -> Result<Prepared, PrepareError> {

@@ -1,7 +1,9 @@
 //! "HD transform": a picture of any size becomes square crops and a view of the whole, as
 //! `image_processing_phi3_v.py` does it.
 
+use candle_core::{Device, Tensor};
 use serde::Deserialize;
+use vlmd_backend::Pixels;
 use vlmd_media::Picture;
 use vlmd_media::resample::{Filter, pil, torch_bicubic};
 
@@ -10,7 +12,7 @@ use crate::common::levels::{COLOURS, Levels, Normalisation};
 use crate::common::tiles::Canvas;
 use crate::{LoadError, ModelFiles};
 
-/// Bound on `num_crops`. A picture of this many crops takes 350 MB of pixels.
+/// Bound on `num_crops`. A picture of this many crops takes 88 MB of pixels.
 const MAX_CROPS: usize = 256;
 
 /// Fills what scaling leaves of the last row of crops.
@@ -53,8 +55,11 @@ struct Plan {
 
 /// The crops of a picture.
 pub(super) struct Crops {
-    /// `[1 + rows * columns, 3, crop, crop]`, the view of the whole first, then row by row.
-    pub(super) pixels: Vec<f32>,
+    /// The view of the whole, then `rows * columns` crops, row by row.
+    ///
+    /// The whole is scaled after it was normalised, as in the reference, and has values that are
+    /// no level's. Crops have 8 bits a colour.
+    pub(super) pixels: Vec<Pixels>,
     pub(super) rows: usize,
     pub(super) columns: usize,
 }
@@ -119,17 +124,17 @@ impl HdTransform {
     }
 
     /// Crops of a picture.
-    pub(super) fn apply(&self, picture: &Picture) -> Crops {
+    pub(super) fn apply(&self, picture: &Picture) -> candle_core::Result<Crops> {
         let plan = self.plan(picture.width() as usize, picture.height() as usize);
         let padded = padded(picture, plan);
         let (width, height) = plan.padded;
         let side = self.crop;
         let (rows, columns) = (height / side, width / side);
-        let mut floats = Vec::with_capacity(COLOURS * width * height);
-        self.levels.extend(&mut floats, &padded);
-        // The view of the whole is made of normalised floats; its ratio is not kept.
-        let mut pixels = torch_bicubic(&floats, COLOURS, height, width, side, side);
-        pixels.reserve_exact(floats.len());
+        // Its ratio is not kept.
+        let values = self.levels.values(&padded);
+        let whole = torch_bicubic(&values, COLOURS, height, width, side, side);
+        let whole = Tensor::from_vec(whole, (1, COLOURS, side, side), &Device::Cpu)?;
+        let mut levels = Vec::with_capacity(padded.rgb().len());
         let canvas = Canvas {
             picture: &padded,
             at: (0, 0),
@@ -138,15 +143,16 @@ impl HdTransform {
         for y in (0..height).step_by(side) {
             for x in (0..width).step_by(side) {
                 if let Some(crop) = canvas.part((x, y), (side, side)) {
-                    self.levels.extend(&mut pixels, &crop);
+                    levels.extend_from_slice(crop.rgb());
                 }
             }
         }
-        Crops {
-            pixels,
+        let crops = self.levels.pixels(levels, (side, side))?;
+        Ok(Crops {
+            pixels: vec![Pixels::Values(whole), crops],
             rows,
             columns,
-        }
+        })
     }
 }
 
@@ -207,6 +213,11 @@ mod tests {
         Picture::from_rgb(width, height, vec![level; bytes]).unwrap()
     }
 
+    fn values(pixels: &Pixels) -> Vec<f32> {
+        let values = pixels.values().unwrap().flatten_all().unwrap();
+        values.to_vec1().unwrap()
+    }
+
     #[test]
     fn white_is_split_around_the_picture_with_the_odd_row_behind() {
         let transform = transform(4, 1);
@@ -231,9 +242,10 @@ mod tests {
             image_std: [1.0 / 255.0; 3],
         };
         let transform = HdTransform::new(2, 4, Levels::to_tensor(&normalisation));
-        let crops = transform.apply(&picture);
+        let crops = transform.apply(&picture).unwrap();
         assert_eq!((crops.rows, crops.columns), (2, 2));
-        let levels: Vec<f32> = crops.pixels[12..].iter().map(|x| x.round()).collect();
+        let levels = values(&crops.pixels[1]);
+        let levels: Vec<f32> = levels.iter().map(|x| x.round()).collect();
         for (crop, level) in levels.chunks(12).zip([10.0, 20.0, 30.0, 40.0]) {
             assert_eq!(crop, [level; 12]);
         }
@@ -258,10 +270,11 @@ mod tests {
             width in 1u32..=300, height in 1u32..=300, num_crops in 1usize..=6,
         ) {
             let transform = transform(8, num_crops);
-            let crops = transform.apply(&plain(width, height, 7));
+            let crops = transform.apply(&plain(width, height, 7)).unwrap();
             let count = 1 + crops.rows * crops.columns;
-            prop_assert_eq!(crops.pixels.len(), count * 3 * 8 * 8);
-            prop_assert!(crops.pixels.iter().all(|x| x.is_finite()));
+            let pixels: Vec<f32> = crops.pixels.iter().flat_map(values).collect();
+            prop_assert_eq!(pixels.len(), count * 3 * 8 * 8);
+            prop_assert!(pixels.iter().all(|x| x.is_finite()));
             // A cell per 2 x 2 pixels here; separators end each row and stand before the whole.
             let expected = count * 16 + (crops.rows + 1) * 4 + 1;
             prop_assert_eq!(vision::features(crops.rows, crops.columns, 4), expected);

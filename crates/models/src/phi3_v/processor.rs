@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 use vlmd_backend::{ImageInput, Prepared};
 use vlmd_media::Picture;
@@ -160,11 +159,10 @@ impl Phi3VProcessor {
 
 impl Processor for Phi3VProcessor {
     fn image(&self, picture: &Picture) -> Result<ImageInput, ImageError> {
-        let crops = self.transform.apply(picture);
+        let crops = self.transform.apply(picture)?;
         let side = self.transform.crop();
-        let count = 1 + crops.rows * crops.columns;
         Ok(ImageInput::new(
-            Tensor::from_vec(crops.pixels, (count, 3, side, side), &Device::Cpu)?,
+            crops.pixels,
             (crops.rows * side, crops.columns * side),
             features(crops.rows, crops.columns, self.cells),
         )?)

@@ -98,7 +98,7 @@ fn assert_same(copy: &Checkpoint, golden: &Golden) {
         assert_eq!(found.prompt.cross, expected.prompt.cross);
         let images = found.prompt.images.iter().zip(&expected.prompt.images);
         for (found, expected) in images {
-            assert_eq!(values(&found.pixels), values(&expected.pixels));
+            assert_eq!(found.key(), expected.key());
         }
         for (found, expected) in found.features.iter().zip(&expected.features) {
             assert_eq!(values(found), values(expected));

@@ -16,7 +16,7 @@ const ENTRY_BYTES: usize = 2048;
 /// Files that one picture is known by. Whoever sends it in more of them has it decoded again.
 const FILES_PER_PICTURE: usize = 8;
 
-/// Resampled and normalised pictures, by the content of what they were made of.
+/// Resampled pictures, by the content of what they were made of.
 ///
 /// A picture that comes again is not resampled again, and if it comes in the same file it is not
 /// even decoded. No lock is held while anything is computed: two requests that bring the same new
@@ -141,14 +141,13 @@ impl ImageCache {
                 return image;
             }
             let image = known.image.clone();
-            let pixels = image.pixels.elem_count().saturating_mul(size_of::<f32>());
             let entry = Entry {
                 known,
                 files: Vec::new(),
             };
             gone = inner
                 .images
-                .insert(key, entry, pixels.saturating_add(ENTRY_BYTES));
+                .insert(key, entry, image.bytes().saturating_add(ENTRY_BYTES));
             for file in gone.iter().flat_map(|(_, entry)| &entry.files) {
                 inner.files.remove(file);
             }

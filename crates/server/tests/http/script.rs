@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use serde_json::{Map, Value, json};
-use vlmd_backend::{Encoding, ImageInput, ImageSpan, KvCache, Model, ModelSpec, Prepared, Step};
+use vlmd_backend::{
+    Encoding, ImageInput, ImageSpan, KvCache, Model, ModelSpec, Pixels, Prepared, Step,
+};
 use vlmd_media::Picture;
 use vlmd_models::{Chat, Ending, Entity, Grounded, ImageError, Part, PrepareError, Processor};
 use vlmd_text::{Tokenizer, ToolFamily};
@@ -173,7 +175,11 @@ impl Processor for ScriptedProcessor {
             return Err(ImageError::Refused(reason));
         }
         Ok(ImageInput::new(
-            Tensor::zeros((1, 3, 2, 2), DType::F32, &Device::Cpu)?,
+            vec![Pixels::Values(Tensor::zeros(
+                (1, 3, 2, 2),
+                DType::F32,
+                &Device::Cpu,
+            )?)],
             (picture.height() as usize, picture.width() as usize),
             IMAGE_TOKENS,
         )?)

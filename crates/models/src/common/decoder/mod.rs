@@ -78,11 +78,6 @@ impl Decoder {
         &self.device
     }
 
-    /// The type of activations.
-    pub(crate) fn dtype(&self) -> DType {
-        self.dtype
-    }
-
     /// Logits of `step.logit_rows`, `[rows, vocab]`, f32.
     pub(crate) fn forward(&self, step: &Step, cache: &KvCache) -> Result<Tensor> {
         self.forward_with(step, cache, |_, x| Ok(x))

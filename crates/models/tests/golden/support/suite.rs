@@ -382,10 +382,12 @@ fn written_out(text: &str) -> Option<Vec<Part>> {
 /// Largest difference of a picture's parts to the reference's, of which every `stride`-th row and
 /// column is stored, and which are filled up with parts of zeros.
 fn pixel_error(image: &ImageInput, expected: &Tensor, stride: usize) -> f32 {
-    let (parts, _, side, _) = image.pixels.dims4().unwrap();
+    let pixels = image.pixels.iter().map(|parts| parts.values().unwrap());
+    let pixels = Tensor::cat(&pixels.collect::<Vec<_>>(), 0).unwrap();
+    let (parts, _, side, _) = pixels.dims4().unwrap();
     let positions: Vec<u32> = (0..side as u32).step_by(stride).collect();
-    let positions = Tensor::new(positions, image.pixels.device()).unwrap();
-    let rows = image.pixels.index_select(&positions, 2).unwrap();
+    let positions = Tensor::new(positions, pixels.device()).unwrap();
+    let rows = pixels.index_select(&positions, 2).unwrap();
     let found = rows.index_select(&positions, 3).unwrap();
     let difference = (found - expected.narrow(0, 0, parts).unwrap()).unwrap();
     let rest = expected.dim(0).unwrap() - parts;

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{Device, Tensor};
-use vlmd_backend::Prepared;
+use vlmd_backend::{LevelTable, Pixels, Prepared};
 use vlmd_models::{Chat, PrepareError};
 use vlmd_text::Tokenizer;
 
@@ -26,14 +26,12 @@ impl Processor for Counting {
         if picture.width() == 13 {
             return Err(ImageError::Refused("width 13".into()));
         }
-        let pixels = picture
-            .rgb()
-            .iter()
-            .map(|&level| f32::from(level))
-            .collect();
         let shape = (1, picture.height() as usize, picture.width() as usize, 3);
-        let pixels = Tensor::from_vec(pixels, shape, &Device::Cpu)?;
-        Ok(ImageInput::new(pixels, (shape.1, shape.2), 1)?)
+        let pixels = Pixels::Levels {
+            levels: Tensor::from_slice(picture.rgb(), shape, &Device::Cpu)?,
+            table: LevelTable::new([std::array::from_fn(|level| level as f32); 3]),
+        };
+        Ok(ImageInput::new(vec![pixels], (shape.1, shape.2), 1)?)
     }
 
     fn compose(&self, _: &Chat, _: &[ImageInput]) -> Result<Prepared, PrepareError> {
@@ -59,7 +57,7 @@ fn picture(width: u32, height: u32, level: u8) -> Picture {
 
 /// Bytes of an entry for a picture of `pixels`.
 fn entry(pixels: usize) -> usize {
-    pixels * 3 * 4 + ENTRY_BYTES
+    pixels * 3 + ENTRY_BYTES
 }
 
 fn file(name: &str) -> FileKey {
@@ -187,12 +185,8 @@ fn requests_side_by_side_get_the_right_picture_within_the_bound() {
                         Some(known) => known.image,
                         None => f.image(&name, &picture(2, 4, level)).unwrap(),
                     };
-                    let found = image
-                        .pixels
-                        .flatten_all()
-                        .unwrap()
-                        .to_vec1::<f32>()
-                        .unwrap();
+                    let values = image.pixels[0].values().unwrap();
+                    let found = values.flatten_all().unwrap().to_vec1::<f32>().unwrap();
                     assert_eq!(found, vec![f32::from(level); 24]);
                     assert!(f.cache.stats().bytes <= limit);
                 }
