@@ -40,7 +40,7 @@ pub struct PictureMemory {
 }
 
 impl PictureMemory {
-    /// Enough for some 150 pictures of Phi-3.5-vision, or 70 of Llama-3.2-Vision.
+    /// Enough for some 390 pictures of Phi-3.5-vision, or 280 of Llama-3.2-Vision.
     pub const DEFAULT_IMAGE_CACHE: usize = 1 << 30;
     /// Enough for some hundred photographs.
     pub const DEFAULT_NAMED: usize = 256 << 20;
