@@ -207,6 +207,18 @@ template <class T>
 T min(T a, T b) {
     return a < b ? a : b;
 }
+// Each rounds by itself: build.sh forbids the compiler to make one of two.
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+// To the nearest, ties to even, as is the CPU's rounding unless someone changes it.
+inline unsigned long long __float2ull_rn(float x) {
+    return static_cast<unsigned long long>(llrintf(x));
+}
+inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+    return static_cast<unsigned long long>(static_cast<unsigned __int128>(a) * b >> 64);
+}
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline float __expf(float x) { return expf(x); }
 inline float __fdividef(float a, float b) { return a / b; }

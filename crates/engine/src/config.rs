@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use vlmd_backend::{BLOCK_TOKENS, KvDtype, ModelSpec};
+use vlmd_kernels::draw::MOST_TOKENS;
 
 use crate::speculation::Speculation;
 
@@ -138,6 +139,7 @@ impl EngineConfig {
         at_most("max_num_batched_tokens", self.max_num_batched_tokens, rows)?;
         at_most("kv_blocks", self.kv_blocks, rows / BLOCK_TOKENS)?;
         at_most("max_model_len", self.max_model_len, spec.max_positions)?;
+        at_most("vocab_size", spec.vocab_size, MOST_TOKENS)?;
         Ok(self.max_model_len.min(self.kv_blocks * BLOCK_TOKENS))
     }
 }
@@ -159,7 +161,7 @@ pub enum StartError {
     /// A size is above its bound.
     #[error("`{field}` must be at most {bound}, not {value}")]
     TooLarge {
-        /// Name in [`EngineConfig`].
+        /// Name in [`EngineConfig`] or [`ModelSpec`].
         field: &'static str,
         /// What it was.
         value: usize,
@@ -294,5 +296,12 @@ mod tests {
             let error = config.resolve(&SPEC).unwrap_err();
             assert_eq!(error.to_string(), message);
         }
+        let wide = ModelSpec {
+            vocab_size: (1 << 20) + 1,
+            ..SPEC
+        };
+        let config = EngineConfig::new(100, KvDtype::F32, 4096);
+        let error = config.resolve(&wide).unwrap_err().to_string();
+        assert_eq!(error, "`vocab_size` must be at most 1048576, not 1048577");
     }
 }

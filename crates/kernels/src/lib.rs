@@ -31,7 +31,7 @@ mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod device;
-mod highest;
+pub mod draw;
 mod linear;
 mod norm;
 mod paged_attention;
@@ -56,7 +56,7 @@ pub use activation::{gelu, quick_gelu, softmax, squared_relu, swiglu};
 pub use attention::attention;
 pub use cards::{Capability, DriverError, Family, cards, family_for};
 pub use device::{CudaBuild, CudaCard, CudaDriver, cuda_build, cuda_driver, free_cuda_memory};
-pub use highest::{Highest, MOST_HIGHEST, highest};
+pub use draw::{Draw, Terms, draw};
 pub use linear::Linear;
 pub use norm::{add_layer_norm, add_rms_norm, layer_norm, rms_norm};
 pub use paged_attention::{paged_attention, write_kv};

@@ -461,26 +461,3 @@ fn what_an_activation_gives_for_the_same_element_does_not_depend_on_its_place() 
         assert_eq!(values(&alone), whole[at..=at]);
     }
 }
-
-#[test]
-fn the_highest_come_in_order_with_nan_before_all_and_zeros_alike() {
-    let row = [
-        0.,
-        -0.,
-        3.,
-        f32::NAN,
-        3.,
-        f32::NEG_INFINITY,
-        f32::INFINITY,
-        -1.,
-    ];
-    let logits = Tensor::new(&[row], &Device::Cpu).unwrap();
-    let found = crate::highest(&logits, 8).unwrap();
-    assert_eq!(found.ids, [3, 6, 2, 4, 0, 1, 7, 5]);
-    assert!(found.logits[0].is_nan() && found.logits[1] == f32::INFINITY);
-    let few = crate::highest(&logits, 3).unwrap();
-    assert_eq!(few.ids, [3, 6, 2]);
-    for count in [0, 9, 65] {
-        assert!(crate::highest(&logits, count).is_err());
-    }
-}

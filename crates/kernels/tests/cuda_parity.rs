@@ -9,12 +9,14 @@ use std::sync::LazyLock;
 
 use candle_core::{DType, Device, Tensor};
 use vlmd_kernels::{
-    PAGE_TOKENS, Pages, Ragged, RaggedLayout, add_layer_norm, add_rms_norm, highest, layer_norm,
+    PAGE_TOKENS, Pages, Ragged, RaggedLayout, add_layer_norm, add_rms_norm, layer_norm,
     qkv_rope_write, quick_gelu, rms_norm, rope, squared_relu, swiglu,
 };
 
 #[path = "cuda_parity/dense_attention.rs"]
 mod dense_attention;
+#[path = "cuda_parity/draw.rs"]
+mod draw;
 #[path = "cuda_parity/paged_attention.rs"]
 mod paged_attention;
 #[path = "cuda_parity/patches.rs"]
@@ -350,45 +352,4 @@ fn queries_keys_and_values_arrive_where_the_cpu_puts_them() {
             }
         }
     }
-}
-
-#[test]
-#[ignore = "needs a CUDA driver: tests/fake_cuda/kernels.sh"]
-fn the_highest_logits() {
-    let device = device();
-    let mut noise = Noise(23);
-    for (rows, width, count) in [
-        (1, 1, 1),
-        (3, 5, 5),
-        (2, 40, 40),
-        (4, 512, 64),
-        (3, 1000, 1),
-        (2, 32_064, 20),
-        (1, 128_256, 64),
-    ] {
-        let mut numbers = values(&noise.tensor(&[rows * width], DType::F32));
-        // Many are equal then, and zeros of both signs among them.
-        for number in numbers.iter_mut().step_by(2) {
-            *number = (*number * 4.).round() / 4.;
-        }
-        if width > 100 {
-            numbers[17] = f32::NEG_INFINITY;
-            numbers[width - 1] = f32::INFINITY;
-            numbers[width / 2] = f32::NAN;
-        }
-        let here = Tensor::from_vec(numbers, (rows, width), &Device::Cpu).unwrap();
-        let found = highest(&here.to_device(&device).unwrap(), count).unwrap();
-        let expected = highest(&here, count).unwrap();
-        let what = format!("{count} of {rows} x {width}");
-        assert_eq!(found.ids, expected.ids, "{what}");
-        let bits = |logits: &[f32]| -> Vec<u32> { logits.iter().map(|l| l.to_bits()).collect() };
-        assert_eq!(bits(&found.logits), bits(&expected.logits), "{what}");
-    }
-    // One thread's elements are the highest, more than there is room for: the slow way.
-    let width = 512 * 2000;
-    let numbers = (0..width).map(|at| if at % 512 == 3 { 2. } else { -(at as f32) });
-    let here = Tensor::from_iter(numbers, &Device::Cpu).unwrap();
-    let here = here.reshape((1, width)).unwrap();
-    let found = highest(&here.to_device(&device).unwrap(), 3).unwrap();
-    assert_eq!(found, highest(&here, 3).unwrap());
 }

@@ -18,23 +18,27 @@
 //!
 //! Everything depends on the request and its logits alone, so an answer does not change with
 //! its neighbours. Token ids beyond the vocabulary have no effect.
+//!
+//! Where only 6, 7 without `typical_p` and 8 have something to do, the token is drawn on the
+//! device and the logits stay there. That is the same token to the last bit: see
+//! [`vlmd_kernels::draw`], which both ways go.
 
 mod allowed;
 mod bad_words;
-mod draw;
 mod history;
 mod logprobs;
 mod ngrams;
+mod typical;
 
-use std::cmp::Ordering;
+use std::collections::VecDeque;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use vlmd_kernels::MOST_HIGHEST;
+use vlmd_kernels::Terms;
+use vlmd_kernels::draw::{self, greatest};
 
 use crate::constraint::{Constraint, ConstraintError};
 use crate::request::{Logprobs, RequestError, Sampling};
-use crate::rows::Need;
 use bad_words::BadWords;
 use history::History;
 use ngrams::Ngrams;
@@ -51,6 +55,8 @@ pub(crate) struct Choice {
 pub(crate) struct Sampler {
     sampling: Sampling,
     rng: StdRng,
+    /// What came out of `rng` and was not used yet, in its order.
+    numbers: VecDeque<u64>,
     history: History,
     ngrams: Ngrams,
     bad_words: BadWords,
@@ -76,6 +82,7 @@ impl Sampler {
             ngrams: Ngrams::new(sampling.no_repeat_ngram_size),
             sampling,
             rng,
+            numbers: VecDeque::new(),
             history,
             constraint,
         }
@@ -151,54 +158,81 @@ impl Sampler {
         Ok(())
     }
 
-    /// How many of the highest logits decide the next choice, whatever the others are.
-    pub(crate) fn need(&self, suppressed: &[u32]) -> Need {
+    /// By what the next token is drawn where the logits alone decide and a device can draw; `None`
+    /// where the logits have to be here ([`Sampler::choose`]). `suppressed` ids cannot be chosen.
+    pub(crate) fn terms_on_device(&self, suppressed: &[u32]) -> Option<Terms> {
         let Sampling {
             temperature,
-            top_k,
+            typical_p,
             no_repeat_ngram_size,
             allowed_tokens,
             logit_bias,
             logprobs,
             ..
         } = &self.sampling;
-        let whole = self.constraint.is_some()
+        let here = self.constraint.is_some()
             || allowed_tokens.is_some()
             || !self.bad_words.is_empty()
             || !logit_bias.is_empty()
             || !suppressed.is_empty()
             || logprobs.is_some()
             || self.history.is_kept()
-            || *no_repeat_ngram_size > 0;
-        match top_k {
-            _ if whole => Need::All,
-            _ if *temperature == 0.0 => Need::of(1),
-            Some(k) => Need::of((*k).max(1) as usize),
-            None => Need::All,
+            || *no_repeat_ngram_size > 0
+            || (*typical_p < 1.0 && *temperature > 0.0);
+        (!here).then(|| self.terms())
+    }
+
+    fn terms(&self) -> Terms {
+        Terms {
+            temperature: self.sampling.temperature,
+            top_k: self.sampling.top_k,
+            top_p: self.sampling.top_p,
+            min_p: self.sampling.min_p,
         }
     }
 
-    /// [`Sampler::choose`] where the highest `logits` decide ([`Sampler::need`]): the token is the
-    /// same. They come in order, with their `ids`, at least as many as are needed.
-    pub(crate) fn choose_among(
-        &mut self,
-        ids: &[u32],
-        logits: &mut [f32],
-        scratch: &mut Vec<u32>,
-    ) -> Result<Choice, RequestError> {
-        if !logits.first().is_some_and(|highest| highest.is_finite()) {
-            return Err(RequestError::InvalidLogits);
+    /// The numbers that the next `count` choices draw with, if they draw. They stay the next ones
+    /// until choices are made.
+    pub(crate) fn numbers(&mut self, count: usize) -> &[u64] {
+        while self.numbers.len() < count {
+            self.numbers.push_back(self.rng.random());
         }
-        let at = if self.sampling.temperature == 0.0 {
-            Some(0)
-        } else {
-            let uniform = self.rng.random::<f64>();
-            draw::draw(&self.sampling, logits, uniform, scratch)
-        };
-        let id = at.and_then(|at| ids.get(at as usize));
-        let id = *id.ok_or(RequestError::NothingAllowed)?;
+        &self.numbers.make_contiguous()[..count]
+    }
+
+    /// The number that this choice draws with. One that draws nothing leaves it to the next.
+    fn take_number(&mut self) -> u64 {
+        if self.sampling.temperature == 0.0 {
+            return 0;
+        }
+        let known = self.numbers.pop_front();
+        known.unwrap_or_else(|| self.rng.random())
+    }
+
+    /// Takes the token that was drawn by [`Sampler::terms_on_device`] with the first of
+    /// [`Sampler::numbers`].
+    ///
+    /// # Errors
+    /// [`RequestError::InvalidLogits`] where there is none.
+    pub(crate) fn take(&mut self, drawn: Option<u32>) -> Result<Choice, RequestError> {
+        self.take_number();
+        let id = drawn.ok_or(RequestError::InvalidLogits)?;
         self.note(id)?;
         Ok(Choice { id, logprobs: None })
+    }
+
+    /// What is drawn among, at a temperature above 0. `None` if no token is possible.
+    fn candidates(&self, logits: &[f32]) -> Option<Vec<draw::Candidate>> {
+        let Sampling {
+            temperature,
+            typical_p,
+            ..
+        } = self.sampling;
+        let mut candidates = draw::keep(logits, &self.terms())?;
+        if typical_p < 1.0 {
+            typical::keep(&mut candidates, temperature, typical_p);
+        }
+        Some(candidates)
     }
 
     /// Chooses by `logits`, `[vocab]`, which are used up. `suppressed` ids cannot be chosen.
@@ -219,11 +253,12 @@ impl Sampler {
         }
         let raw = self.sampling.logprobs.map(|top| (top, logits.to_vec()));
         self.apply_rules(logits, suppressed)?;
-        let id = if self.sampling.temperature == 0.0 {
-            first_highest(logits)
+        let number = self.take_number();
+        let id = if self.sampling.typical_p < 1.0 && self.sampling.temperature > 0.0 {
+            self.candidates(logits)
+                .and_then(|candidates| draw::pick(&candidates, number))
         } else {
-            let uniform = self.rng.random::<f64>();
-            draw::draw(&self.sampling, logits, uniform, scratch)
+            draw::choose(logits, &self.terms(), number)
         };
         let id = id.ok_or(RequestError::NothingAllowed)?;
         self.note(id)?;
@@ -241,64 +276,6 @@ fn broken(error: &ConstraintError) -> RequestError {
 fn change(logits: &mut [f32], id: u32, new: impl FnOnce(f32) -> f32) {
     if let Some(logit) = logits.get_mut(id as usize) {
         *logit = new(*logit);
-    }
-}
-
-/// The highest logit: NaN where there is one, negative infinity where there is none.
-fn greatest(logits: &[f32]) -> f32 {
-    // NaN compares with nothing: once taken, it stays.
-    let higher = |highest: f32, logit: f32| {
-        if logit > highest || logit.is_nan() {
-            logit
-        } else {
-            highest
-        }
-    };
-    // Lanes that know nothing of each other are what the compiler turns into vectors.
-    let (chunks, rest) = logits.as_chunks::<16>();
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    for chunk in chunks {
-        for (lane, &logit) in lanes.iter_mut().zip(chunk) {
-            *lane = higher(*lane, logit);
-        }
-    }
-    let all = lanes.iter().chain(rest).copied();
-    all.fold(f32::NEG_INFINITY, higher)
-}
-
-/// The first of the highest logits, if it is a number.
-fn first_highest(logits: &[f32]) -> Option<u32> {
-    const STRIDE: usize = 256;
-    let highest = greatest(logits);
-    if !highest.is_finite() {
-        return None;
-    }
-    let has_it = |stride: &[f32]| stride.iter().fold(false, |has, &l| has | (l == highest));
-    let start = STRIDE * logits.chunks(STRIDE).position(has_it)?;
-    let within = logits[start..].iter().position(|&l| l == highest)?;
-    u32::try_from(start + within).ok()
-}
-
-/// Highest first, equal ones by id: a total order, so that no result depends on how it is
-/// selected. Adding 0 makes zeros of either sign equal, as [`vlmd_kernels::highest()`] has them.
-fn by_logit(logits: &[f32]) -> impl Fn(&u32, &u32) -> Ordering + Copy + '_ {
-    move |a, b| {
-        let (x, y) = (logits[*a as usize] + 0.0, logits[*b as usize] + 0.0);
-        y.total_cmp(&x).then(a.cmp(b))
-    }
-}
-
-/// Fills `ids` with the ids of the `count` highest logits; few are in order, so that whoever has
-/// only these sums over them in the same one. Linear in the vocabulary.
-fn highest(logits: &[f32], count: usize, ids: &mut Vec<u32>) {
-    ids.clear();
-    ids.extend((0..).take(logits.len()));
-    if count < ids.len() {
-        ids.select_nth_unstable_by(count, by_logit(logits));
-        ids.truncate(count);
-    }
-    if count <= MOST_HIGHEST {
-        ids.sort_unstable_by(by_logit(logits));
     }
 }
 

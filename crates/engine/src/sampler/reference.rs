@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::*;
 
-/// Both sides compute weights from f32 logits, the reference in f64.
+/// Both sides compute weights from f32 logits, the reference in f64 and this one to 43 bits.
 const TOLERANCE: f64 = 1e-5;
 
 fn number(value: &Value) -> f32 {
@@ -52,7 +52,7 @@ fn sampling(settings: &Value) -> Sampling {
 fn probabilities(case: &Value) -> Vec<f64> {
     let prompt = ids(&case["prompt"]);
     let sampling = sampling(&case["sampling"]);
-    let mut sampler = Sampler::new(sampling.clone(), None, prompt.clone()).after(&prompt);
+    let mut sampler = Sampler::new(sampling, None, prompt.clone()).after(&prompt);
     for id in ids(&case["answer"]) {
         sampler.note(id).unwrap();
     }
@@ -62,12 +62,9 @@ fn probabilities(case: &Value) -> Vec<f64> {
         .collect();
     let suppressed = ids(&case["suppressed"]);
     sampler.apply_rules(&mut logits, &suppressed).unwrap();
-    let scale = draw::Scale::of(&sampling, &logits).unwrap();
-    let mut kept = Vec::new();
-    draw::select(&sampling, &logits, scale, &mut kept);
     let mut weights = vec![0.0; logits.len()];
-    for id in kept {
-        weights[id as usize] = f64::from(scale.weight(logits[id as usize]));
+    for candidate in sampler.candidates(&logits).unwrap() {
+        weights[candidate.id as usize] = candidate.weight as f64;
     }
     let total: f64 = weights.iter().sum();
     weights.iter().map(|weight| weight / total).collect()

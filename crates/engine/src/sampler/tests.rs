@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 use proptest::prelude::{Just, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
+use vlmd_kernels::Draw;
 
 use super::*;
 
@@ -54,20 +55,6 @@ fn logits_of(probabilities: &[f32]) -> Vec<f32> {
 fn greedy_takes_the_first_of_equal_maxima() {
     assert_eq!(first(greedy(), &[1.0, 3.0, 3.0, 2.0]), Ok(1));
     assert_eq!(first(greedy(), &[-4.0, -3.0, -3.0]), Ok(1));
-}
-
-#[test]
-fn every_place_of_a_long_row_counts() {
-    for place in 0..600 {
-        let mut logits = [-1.0; 600];
-        logits[place] = 2.0;
-        assert_eq!(first(greedy(), &logits), Ok(place as u32));
-        for wrong in [f32::NAN, f32::INFINITY] {
-            logits[place] = wrong;
-            let outcome = first(greedy(), &logits);
-            assert_eq!(outcome, Err(RequestError::InvalidLogits), "{place}");
-        }
-    }
 }
 
 #[test]
@@ -394,76 +381,52 @@ fn log_probabilities_come_only_when_asked_and_never_infinite() {
     assert_eq!(report(Some(2)), Some(two));
 }
 
-/// The definition, without any shortcut: a full sort and prefix sums.
-fn reference_support(sampling: &Sampling, logits: &[f32]) -> Vec<u32> {
-    let mut ids: Vec<u32> = (0..).take(logits.len()).collect();
-    ids.sort_by(by_logit(logits));
-    ids.truncate(sampling.top_k.map_or(usize::MAX, |k| k as usize));
-    let best = logits[ids[0] as usize];
-    let weight = |id: u32| f64::from(((logits[id as usize] - best) / sampling.temperature).exp());
-    let total: f64 = ids.iter().map(|&id| weight(id)).sum();
-    let mut before = 0.0;
-    let mut kept = Vec::new();
-    for id in ids {
-        let reached = sampling.top_p < 1.0 && before >= f64::from(sampling.top_p) * total;
-        if (reached && !kept.is_empty()) || weight(id) < f64::from(sampling.min_p) {
-            break;
-        }
-        before += weight(id);
-        kept.push(id);
-    }
-    if sampling.typical_p < 1.0 {
-        reference_typical(&mut kept, weight, f64::from(sampling.typical_p));
-    }
-    kept
-}
-
 /// As `TypicalLogitsWarper` is written, line by line.
-fn reference_typical(kept: &mut Vec<u32>, weight: impl Fn(u32) -> f64, mass: f64) {
-    let total: f64 = kept.iter().map(|&id| weight(id)).sum();
-    let p = |id: u32| weight(id) / total;
-    let entropy: f64 = kept.iter().map(|&id| -p(id) * p(id).ln()).sum();
-    let shifted = |id: u32| (-p(id).ln() - entropy).abs();
-    let mut sorted = kept.clone();
-    sorted.sort_by(|&a, &b| shifted(a).total_cmp(&shifted(b)));
+fn reference_typical(kept: &[draw::Candidate], mass: f64) -> Vec<u32> {
+    let total: f64 = kept.iter().map(|one| one.weight as f64).sum();
+    let p = |one: &draw::Candidate| one.weight as f64 / total;
+    let entropy: f64 = kept.iter().map(|one| -p(one) * p(one).ln()).sum();
+    let shifted = |one: &draw::Candidate| (-p(one).ln() - entropy).abs();
+    let mut sorted = kept.to_vec();
+    sorted.sort_by(|a, b| shifted(a).total_cmp(&shifted(b)));
     let mut cumulative = 0.0;
-    let below = sorted.iter().take_while(|&&id| {
-        cumulative += p(id);
+    let below = sorted.iter().take_while(|one| {
+        cumulative += p(one);
         cumulative < mass
     });
     let last = sorted[below.count().min(sorted.len() - 1)];
     // What is as far as the last one, up to rounding, is as good.
-    kept.retain(|&id| shifted(id) <= shifted(last) + 1e-9);
+    let near = |one: &&draw::Candidate| shifted(one) <= shifted(&last) + 1e-6;
+    kept.iter().filter(near).map(|one| one.id).collect()
 }
 
 proptest! {
-    /// On vocabularies beyond the first portion that is sorted, flat ones included.
     #[test]
-    fn the_partial_selection_draws_as_a_full_sort_would(
+    fn typical_candidates_are_those_of_a_full_sort(
         seed in any::<u64>(),
         spread in prop_oneof![Just(0.0_f32), 0.1_f32..8.0],
         top_k in proptest::option::of(1_u32..700),
-        top_p in prop_oneof![Just(1.0_f32), 0.01_f32..0.999],
-        min_p in prop_oneof![Just(0.0_f32), 0.001_f32..0.5],
-        typical_p in prop_oneof![Just(1.0_f32), 0.05_f32..0.999],
+        typical_p in 0.05_f32..0.999,
         temperature in 0.2_f32..2.0,
-        uniform in 0.0_f64..1.0,
+        number in any::<u64>(),
     ) {
         let mut rng = StdRng::seed_from_u64(seed);
         let logits: Vec<f32> = (0..600).map(|_| spread * rng.random::<f32>()).collect();
-        let sampling = Sampling { temperature, top_k, top_p, min_p, typical_p, ..Sampling::default() };
-        let kept = reference_support(&sampling, &logits);
-        let id = draw::draw(&sampling, &mut logits.clone(), uniform, &mut Vec::new()).unwrap();
-        prop_assert!(kept.contains(&id), "{} is not among {:?}", id, kept);
-        // The ends of the range reach the ends of the support, where rounding cannot hide them.
-        let end = |uniform| draw::draw(&sampling, &mut logits.clone(), uniform, &mut Vec::new());
-        if top_p < 1.0 || typical_p < 1.0 || top_k.is_some_and(|k| k < 600) {
-            prop_assert_eq!(end(0.0), kept.first().copied());
-            let weakest = logits[kept[kept.len() - 1] as usize] - logits[kept[0] as usize];
-            if weakest / temperature > -15.0 {
-                prop_assert_eq!(end(1.0 - 1e-15), kept.last().copied());
-            }
-        }
+        let sampling = Sampling { temperature, top_k, ..Sampling::default() };
+        let sampler = Sampler::new(sampling.clone(), None, []);
+        let all = sampler.candidates(&logits).unwrap();
+        let sampler = Sampler::new(Sampling { typical_p, ..sampling }, None, []);
+        let found = sampler.candidates(&logits).unwrap();
+        let expected = reference_typical(&all, f64::from(typical_p));
+        let ids: Vec<u32> = found.iter().map(|one| one.id).collect();
+        prop_assert!(ids.iter().all(|id| expected.contains(id)), "{:?} {:?}", ids, expected);
+        let share: u64 = found.iter().map(|one| one.weight).sum();
+        let total: u64 = all.iter().map(|one| one.weight).sum();
+        prop_assert!(share as f64 >= f64::from(typical_p) * total as f64 * (1.0 - 1e-12));
+        let drawn = draw::pick(&found, number).unwrap();
+        prop_assert!(ids.contains(&drawn));
+        prop_assert_eq!(draw::pick(&found, 0), ids.first().copied());
+        prop_assert_eq!(draw::pick(&found, u64::MAX), ids.last().copied());
     }
 }
 
@@ -513,9 +476,8 @@ fn prompts_tokens_beyond_the_vocabulary_are_no_trouble() {
 }
 
 #[test]
-fn the_highest_logits_choose_what_all_of_them_choose() {
+fn what_a_device_draws_is_what_is_chosen_here() {
     let mut noise = StdRng::seed_from_u64(7);
-    let mut sampled = 0;
     for round in 0..400_u64 {
         let vocab = [3, 80, 1000][round as usize % 3];
         // Coarse, so that many are equal, zeros of both signs among them.
@@ -527,67 +489,78 @@ fn the_highest_logits_choose_what_all_of_them_choose() {
         }
         let sampling = Sampling {
             temperature: [0.0, 0.3, 1.0, 7.0][noise.random_range(0..4)],
-            top_k: [None, Some(1), Some(5), Some(64)][noise.random_range(0..4)],
+            top_k: [None, Some(1), Some(5), Some(64), Some(100)][noise.random_range(0..5)],
             top_p: [1.0, 0.9, 0.3][noise.random_range(0..3)],
             min_p: [0.0, 0.2][noise.random_range(0..2)],
-            typical_p: [1.0, 0.7][noise.random_range(0..2)],
             seed: Some(round),
             ..Sampling::default()
         };
-        let mut whole = Sampler::new(sampling.clone(), None, []);
-        let mut among = Sampler::new(sampling.clone(), None, []);
-        let Need::Highest(needed) = among.need(&[]) else {
-            assert!(sampling.temperature > 0.0 && sampling.top_k.is_none());
-            continue;
-        };
+        let mut here = Sampler::new(sampling.clone(), None, []);
+        let mut there = Sampler::new(sampling.clone(), None, []);
         let tensor = Tensor::new(&logits[..], &Device::Cpu).unwrap();
         let tensor = tensor.unsqueeze(0).unwrap();
-        if needed >= vocab {
-            continue;
-        }
-        // Neighbours in a step may need more.
-        for count in [needed, 64.min(vocab - 1)] {
-            let mut found = vlmd_kernels::highest(&tensor, count).unwrap();
-            let scratch = &mut Vec::new();
-            let expected = whole.choose(&mut logits.clone(), &[], scratch).unwrap();
-            let chosen = among.choose_among(&found.ids, &mut found.logits, scratch);
-            assert_eq!(chosen.unwrap(), expected, "{sampling:?} {count}");
-            sampled += usize::from(sampling.temperature > 0.0);
+        for turn in 0..6 {
+            let expected = choose(&mut here, &logits).unwrap();
+            // Numbers for guesses, which may come to nothing, and a turn on the host in between.
+            let terms = there.terms_on_device(&[]).unwrap();
+            let number = there.numbers(1 + turn % 3)[0];
+            let found = if turn == 3 {
+                choose(&mut there, &logits)
+            } else {
+                let draw = Draw {
+                    row: 0,
+                    terms,
+                    number,
+                };
+                let drawn = vlmd_kernels::draw(&tensor, &[draw]).unwrap();
+                there.take(drawn[0])
+            };
+            assert_eq!(found.unwrap(), expected, "{sampling:?}, turn {turn}");
         }
     }
-    assert!(sampled > 200);
 }
 
 #[test]
-fn all_logits_are_needed_where_single_ones_are_changed() {
-    let greedy = Sampling {
-        temperature: 0.0,
-        ..Sampling::default()
+fn the_logits_have_to_be_here_where_single_ones_are_changed_or_told() {
+    let drawn = |sampling: Sampling, suppressed: &[u32]| {
+        let sampler = Sampler::new(sampling, None, []);
+        sampler.terms_on_device(suppressed).is_some()
     };
-    let need = |sampling: Sampling| Sampler::new(sampling, None, []).need(&[]);
-    assert_eq!(need(greedy.clone()), Need::Highest(1));
-    assert_eq!(Sampler::new(greedy.clone(), None, []).need(&[3]), Need::All);
-    for change in [
-        |s: &mut Sampling| s.repetition_penalty = 1.1,
-        |s: &mut Sampling| s.presence_penalty = 0.5,
-        |s: &mut Sampling| s.no_repeat_ngram_size = 3,
-        |s: &mut Sampling| s.allowed_tokens = Some(vec![1]),
-        |s: &mut Sampling| s.bad_words = vec![vec![1, 2]],
-        |s: &mut Sampling| s.logit_bias = vec![(1, 1.0)],
-        |s: &mut Sampling| s.logprobs = Some(0),
-        |s: &mut Sampling| (s.temperature, s.top_k) = (1.0, Some(65)),
-    ] {
-        let mut sampling = greedy.clone();
-        change(&mut sampling);
-        assert_eq!(need(sampling.clone()), Need::All, "{sampling:?}");
+    for plain in [greedy(), seeded(1)] {
+        assert!(drawn(plain.clone(), &[]));
+        assert!(!drawn(plain.clone(), &[3]));
+        for change in [
+            |s: &mut Sampling| s.repetition_penalty = 1.1,
+            |s: &mut Sampling| s.presence_penalty = 0.5,
+            |s: &mut Sampling| s.no_repeat_ngram_size = 3,
+            |s: &mut Sampling| s.allowed_tokens = Some(vec![1]),
+            |s: &mut Sampling| s.bad_words = vec![vec![1, 2]],
+            |s: &mut Sampling| s.logit_bias = vec![(1, 1.0)],
+            |s: &mut Sampling| s.logprobs = Some(0),
+        ] {
+            let mut sampling = plain.clone();
+            change(&mut sampling);
+            assert!(!drawn(sampling.clone(), &[]), "{sampling:?}");
+        }
+        let shaped = Sampling {
+            top_k: Some(100_000),
+            top_p: 0.5,
+            min_p: 0.1,
+            ..plain.clone()
+        };
+        assert!(drawn(shaped, &[]));
+        // Greedy answers have no distribution.
+        let typical = Sampling {
+            typical_p: 0.5,
+            ..plain.clone()
+        };
+        assert_eq!(drawn(typical, &[]), plain.temperature == 0.0);
     }
 }
 
 #[test]
-fn logits_that_are_no_numbers_are_told_among_the_highest_too() {
+fn nothing_drawn_are_logits_that_are_no_numbers() {
     let mut sampler = Sampler::new(Sampling::default(), None, []);
-    for highest in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        let error = sampler.choose_among(&[4], &mut [highest], &mut Vec::new());
-        assert_eq!(error.unwrap_err(), RequestError::InvalidLogits);
-    }
+    let error = sampler.take(None).unwrap_err();
+    assert_eq!(error, RequestError::InvalidLogits);
 }

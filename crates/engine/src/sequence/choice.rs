@@ -1,6 +1,9 @@
 //! From logits to the next tokens of an answer.
 
+use std::iter;
 use std::sync::Arc;
+
+use vlmd_kernels::{Draw, Terms};
 
 use super::{Prompt, Sequence};
 use crate::request::{Event, FinishReason};
@@ -28,15 +31,34 @@ impl Prompt {
 }
 
 impl Sequence {
-    /// What the next choices need of the logits, and the scores that are still to be told.
-    pub(crate) fn need(&self) -> Need {
+    /// What the next choices, and the scores that are still to be told, need of the logits that
+    /// the next `tokens` tokens lead to.
+    pub(crate) fn need(&mut self, tokens: usize) -> Need {
         if self.scores_open() {
-            return Need::All;
+            return Need::Logits;
         }
-        let suppressed = self.prompt.suppressed(self.known());
-        let voices = self.others.iter().chain([&self.voice]);
-        let needs = voices.map(|voice| voice.sampler.need(suppressed));
-        needs.max().unwrap_or(Need::All)
+        let rows = self.wanted(&(self.cached..self.cached + tokens));
+        // Fewer tokens are suppressed after guesses, if any.
+        let suppressed = self.prompt.suppressed(self.tokens.len() - self.guessed);
+        let mut voices = Vec::with_capacity(1 + self.others.len());
+        for voice in iter::once(&mut self.voice).chain(&mut self.others) {
+            let Some(terms) = voice.sampler.terms_on_device(suppressed) else {
+                return Need::Logits;
+            };
+            voices.push((terms, voice.sampler.numbers(rows)));
+        }
+        let row = |row: usize| {
+            let draw = move |&(terms, numbers): &(Terms, &[u64])| Draw {
+                row,
+                terms,
+                number: numbers[row],
+            };
+            voices.iter().map(draw)
+        };
+        Need::Tokens {
+            draws: (0..rows).flat_map(row).collect(),
+            voices: voices.len(),
+        }
     }
 
     /// Chooses and sends the next tokens of the answer, given the logits of its last known token
@@ -79,7 +101,7 @@ impl Sequence {
         let sampler = &mut self.voice.sampler;
         let choice = match row {
             Row::All(logits) => sampler.choose(logits, suppressed, scratch),
-            Row::Highest { ids, logits } => sampler.choose_among(ids, logits, scratch),
+            Row::Drawn(id) => sampler.take(id),
         };
         let choice = choice.map_err(Ending::Failed)?;
         let id = choice.id;

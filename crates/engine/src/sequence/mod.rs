@@ -448,7 +448,7 @@ impl Sequence {
         let choosing = (rows.end + 1).saturating_sub(self.known());
         let from = logits.len().saturating_sub(choosing);
         let prefilled = self.cached.min(self.prompt.len) - before;
-        (prefilled, logits.split_at(from).1)
+        (prefilled, logits.skip(from))
     }
 
     /// Lets others find the blocks that are full.

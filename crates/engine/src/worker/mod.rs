@@ -12,6 +12,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
 use vlmd_backend::{BLOCK_TOKENS, ImageInput, KvCache, Model};
+use vlmd_kernels::{Draw, Terms};
 
 use crate::batch::Slice;
 use crate::config::EngineConfig;
@@ -278,6 +279,20 @@ impl Worker {
             features: &[],
             logits: 1,
         };
-        step::forward(&*self.model, &self.cache, &[slice], Need::Highest(1)).map(|_| ())
+        let greedy = Draw {
+            row: 0,
+            terms: Terms {
+                temperature: 0.0,
+                top_k: None,
+                top_p: 1.0,
+                min_p: 0.0,
+            },
+            number: 0,
+        };
+        let need = Need::Tokens {
+            draws: vec![greedy],
+            voices: 1,
+        };
+        step::forward(&*self.model, &self.cache, &[slice], &[need]).map(|_| ())
     }
 }

@@ -3,9 +3,10 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+use candle_core::Tensor;
 use rayon::prelude::*;
 use vlmd_backend::{KvCache, Model, Step};
-use vlmd_kernels::highest;
+use vlmd_kernels::{Draw, draw};
 
 use super::guard::guarded;
 use super::{Gone, Worker};
@@ -36,22 +37,23 @@ impl Worker {
         for chunk in &plan {
             self.running[chunk.sequence].trim(chunk.tokens.get());
         }
+        let needs: Vec<Need> = plan
+            .iter()
+            .map(|chunk| self.running[chunk.sequence].need(chunk.tokens.get()))
+            .collect();
         let slices: Vec<_> = plan
             .iter()
             .map(|chunk| self.running[chunk.sequence].slice(chunk.tokens.get()))
             .collect();
         let wanted: Vec<usize> = slices.iter().map(|slice| slice.logits).collect();
-        let choosing = plan.iter().zip(&wanted).filter(|(_, wanted)| **wanted > 0);
-        let needs = choosing.map(|(chunk, _)| self.running[chunk.sequence].need());
-        let need = needs.max().unwrap_or(Need::All);
         let started = Instant::now();
-        match forward(&*self.model, &self.cache, &slices, need) {
+        match forward(&*self.model, &self.cache, &slices, &needs) {
             Ok(logits) => {
                 let took = started.elapsed();
                 let tokens = plan.iter().map(|chunk| chunk.tokens.get()).sum();
                 self.status.count_step(tokens, took);
                 self.pacer.observe_forward(made_of(&works, &plan), took);
-                self.advance(&plan, &wanted, logits);
+                self.advance(&plan, &wanted, &needs, logits);
                 Ok(())
             }
             Err(reason) => {
@@ -104,25 +106,23 @@ impl Worker {
         }
     }
 
-    /// Takes note of a step that succeeded. `logits` are those that the chunks wanted, in their
-    /// order.
-    fn advance(&mut self, plan: &[Chunk], wanted: &[usize], mut logits: Logits) {
-        let mut rows = logits.rows();
-        let many = rows.logits() >= PARALLEL_LOGITS;
+    /// Takes note of a step that succeeded. `logits` are what came of the rows that the chunks
+    /// wanted, given what they needed of them, in their order.
+    fn advance(&mut self, plan: &[Chunk], wanted: &[usize], needs: &[Need], mut logits: Logits) {
+        let mut parts = logits.parts();
+        let many = parts.logits() >= PARALLEL_LOGITS;
         let mut turns: Vec<Turn<'_>> = Vec::with_capacity(plan.len());
-        let mut planned = plan.iter().zip(wanted).peekable();
+        let mut planned = plan.iter().zip(wanted).zip(needs).peekable();
         for (index, sequence) in self.running.iter_mut().enumerate() {
-            let Some((chunk, &wanted)) = planned.next_if(|(chunk, _)| chunk.sequence == index)
-            else {
+            let next = planned.next_if(|((chunk, _), _)| chunk.sequence == index);
+            let Some(((chunk, &wanted), need)) = next else {
                 continue;
             };
-            let (its, rest) = rows.split_at(wanted);
-            rows = rest;
             turns.push(Turn {
                 index,
                 tokens: chunk.tokens.get(),
                 sequence,
-                rows: Some(its),
+                rows: Some(parts.take(need, wanted)),
                 forks: Vec::new(),
                 ending: None,
             });
@@ -241,7 +241,8 @@ impl Turn<'_> {
         cache: &KvCache,
         scratch: &mut Vec<u32>,
     ) -> candle_core::Result<()> {
-        for mut sequence in self.sequence.fork() {
+        let mut room = Vec::new();
+        for (voice, mut sequence) in (1..).zip(self.sequence.fork()) {
             let has_blocks = match sequence.take_last(self.sequence) {
                 Some(Some((from, to))) => {
                     cache.copy_block(from, to)?;
@@ -250,8 +251,8 @@ impl Turn<'_> {
                 Some(None) => true,
                 None => false,
             };
-            let mut logits = rows.to_logits();
-            let ending = sequence.choose(logits.rows(), scratch).ending;
+            let rows = rows.of_voice(voice, &mut room);
+            let ending = sequence.choose(rows, scratch).ending;
             self.forks.push(Fork {
                 sequence,
                 has_blocks,
@@ -262,13 +263,13 @@ impl Turn<'_> {
     }
 }
 
-/// One forward pass. Gives the logits of the wanted rows: those that are needed, where bringing
-/// all of them from a device would take longer than the choice.
+/// One forward pass. Gives of the wanted rows what each slice needs: tokens are drawn where the
+/// logits are, so that only those come to the host that someone has to see.
 pub(super) fn forward(
     model: &dyn Model,
     cache: &KvCache,
     slices: &[Slice<'_>],
-    need: Need,
+    needs: &[Need],
 ) -> Result<Logits, String> {
     guarded(|| {
         let step: Step = batch::build(slices)?;
@@ -281,16 +282,34 @@ pub(super) fn forward(
         if (given, vocab) != (rows, model.spec().vocab_size) {
             candle_core::bail!("{rows} rows of logits were wanted, [{given}, {vocab}] came");
         }
-        match need {
-            // As many as there are would come in another order than all of them.
-            Need::Highest(count) if count < vocab && logits.device().is_cuda() => {
-                let found = highest(&logits, count)?;
-                Ok(Logits::Highest { found, count })
+        let mut first = 0;
+        let mut seen: Vec<u32> = Vec::new();
+        let mut draws = Vec::new();
+        for (slice, need) in slices.iter().zip(needs) {
+            match need {
+                // A `Step` counts rows in u32.
+                Need::Logits => seen.extend((first as u32..).take(slice.logits)),
+                Need::Tokens { draws: its, .. } => draws.extend(its.iter().map(|draw| Draw {
+                    row: first + draw.row,
+                    ..*draw
+                })),
             }
-            _ => Ok(Logits::All {
-                values: logits.flatten_all()?.to_vec1()?,
-                vocab,
-            }),
+            first += slice.logits;
         }
+        let drawn = draw(&logits, &draws)?;
+        let values = if seen.is_empty() {
+            Vec::new()
+        } else if seen.len() == rows {
+            logits.flatten_all()?.to_vec1()?
+        } else {
+            let seen = Tensor::new(seen, logits.device())?;
+            let seen = logits.index_select(&seen, 0)?;
+            seen.flatten_all()?.to_vec1()?
+        };
+        Ok(Logits {
+            values,
+            vocab,
+            drawn,
+        })
     })
 }

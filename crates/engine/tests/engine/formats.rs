@@ -179,6 +179,9 @@ async fn guesses_change_no_answer() {
         for (number, request) in requests.iter_mut().enumerate() {
             if number % 2 == 0 {
                 request.sampling.allowed_tokens = Some(vec![1, 2]);
+            } else {
+                // Among few, too, but drawn where the logits are.
+                request.sampling.top_k = Some(2);
             }
             if number % 3 == 0 {
                 request.sampling.repetition_penalty = 1.3;

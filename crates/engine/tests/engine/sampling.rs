@@ -80,6 +80,48 @@ async fn a_seed_gives_the_same_answer_alone_and_among_others() {
     assert_ne!(rig.run(sampled(8, 1, 40)).await, alone);
 }
 
+/// Those whose logits someone has to see are chosen for on the host, the others by draws where the
+/// logits are. Nobody can tell which it was.
+#[tokio::test]
+async fn an_answer_is_the_same_wherever_it_is_drawn_and_whoever_is_beside_it() {
+    let rig = Rig::new(|config| config.max_num_batched_tokens = 24);
+    let shapes: [fn(&mut Sampling); 6] = [
+        |_| (),
+        |s| s.temperature = 0.0,
+        |s| (s.temperature, s.top_p) = (0.7, 1.0),
+        |s| s.top_k = Some(7),
+        |s| (s.top_p, s.min_p) = (1.0, 0.05),
+        |s| (s.temperature, s.top_k, s.min_p) = (1.9, Some(40), 0.01),
+    ];
+    let requests: Vec<_> = (0..)
+        .zip(shapes)
+        .map(|(n, shape)| {
+            let mut request = sampled(u64::from(n), n, 30);
+            shape(&mut request.sampling);
+            request
+        })
+        .collect();
+    let mut alone = Vec::new();
+    for request in &requests {
+        let mut seen = request.clone();
+        // There is no such token: only the way changes.
+        seen.sampling.logit_bias = vec![(9999, 1.0)];
+        let there = rig.run(request.clone()).await;
+        assert_eq!(rig.run(seen).await, there, "{:?}", request.sampling);
+        alone.push(there);
+    }
+    let mut beside = requests.clone();
+    for request in beside.iter_mut().step_by(2) {
+        request.sampling.logprobs = Some(2);
+    }
+    let both = requests.iter().chain(&beside);
+    let streams: Vec<_> = both.map(|request| rig.submit(request.clone())).collect();
+    let answers = join_all(streams.into_iter().map(collect)).await;
+    for (answer, expected) in answers.iter().zip(alone.iter().chain(&alone)) {
+        assert_eq!(answer, expected);
+    }
+}
+
 #[tokio::test]
 async fn what_a_request_rules_out_changes_nothing_for_others() {
     let rig = Rig::new(|config| config.max_num_batched_tokens = 24);

@@ -2,7 +2,7 @@
 
 mod attention;
 mod code;
-mod highest;
+pub(crate) mod draw;
 mod host;
 mod linear;
 mod math;
@@ -22,7 +22,6 @@ use crate::pages::Pages;
 use crate::ragged::{PAGE_TOKENS, Sequence};
 use attention::{Heads, KeyRows, Shape, Span, Stored};
 use code::Code;
-pub(crate) use highest::highest;
 use host::{
     Elements, for_elements, with_bytes, with_elements, with_f32, with_parameters, with_pictures,
     with_rows,

@@ -4,7 +4,7 @@
 mod activations;
 mod attention;
 mod dense_attention;
-mod highest;
+mod draw;
 mod launch;
 mod norms;
 mod paged_attention;
@@ -14,7 +14,7 @@ mod write_codes;
 
 pub(crate) use activations::{quick_gelu, squared_relu, swiglu};
 pub(crate) use dense_attention::attention;
-pub(crate) use highest::highest;
+pub(crate) use draw::draw;
 pub(crate) use norms::{layer_norm, rms_norm};
 pub(crate) use paged_attention::{StepIndex, paged_attention};
 pub(crate) use patches::{level_patches, value_patches};

@@ -160,9 +160,9 @@ pub(super) const TABLE: &[Kernel] = &[
         make: attention::looking_alone,
     },
     Kernel {
-        name: "highest logits",
+        name: "draw",
         kinds: Kinds::Wide,
-        make: choice::highest,
+        make: choice::draw,
     },
 ];
 
