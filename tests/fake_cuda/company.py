@@ -5,7 +5,7 @@ usage: company.py BINARY FAKE [--dtype f32] [--cases N] [--model FOLDER]... [SER
 
 With prompts in chunks, several requests at once and streams that are given up in between, asks
 everything twice: the second time what was computed for the first is found again. Asks for no log
-probabilities, so that tokens are chosen by the highest logits alone, by a kernel. Fails where a text
+probabilities, so that a kernel chooses the tokens and the logits stay where they are. Fails where a text
 is not the CPU's, nothing was found again, or the server does not notice who left. Standard library
 only.
 """
