@@ -240,7 +240,7 @@ fn taken(asked: &Asked) -> Result<Need> {
 }
 
 /// The plan for a model whose weights are there: with what they took, and with what the largest
-/// step and the largest picture take, where the device tells.
+/// step and the largest pictures take, where the device tells.
 fn plan_loaded(
     args: &ServeArgs,
     loaded: &LoadedModel,

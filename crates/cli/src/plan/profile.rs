@@ -1,11 +1,12 @@
-//! What the largest step and the largest picture take on the device, seen once at the start.
+//! What the largest step and the largest pictures take on the device, seen once at the start.
 //!
 //! Formulas know this program's tensors; they do not know the workspaces of the driver's matrix
 //! products, nor what its allocator rounds up. Of both counts the larger one is planned with.
 
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
-use vlmd_backend::{BLOCK_TOKENS, CrossRows, KvCache, KvDtype, Model, Step};
+use vlmd_backend::{BLOCK_TOKENS, CrossRows, ImageInput, KvCache, KvDtype, Model, Step};
+use vlmd_engine::EngineConfig;
 use vlmd_kernels::MemoryWatch;
 use vlmd_media::Picture;
 use vlmd_models::{Footprint, Processor, StepBound};
@@ -15,11 +16,15 @@ use vlmd_models::{Footprint, Processor, StepBound};
 pub(crate) struct Profile {
     /// Of the largest step.
     pub(crate) step: u64,
-    /// Of encoding the largest picture.
+    /// Of encoding as many of the largest pictures as the encoder takes at a time.
     pub(crate) encoder: u64,
 }
 
-/// Encodes the largest picture and runs the largest step on a CUDA device; `None` on a CPU, where
+/// Pictures that are encoded at most. Where a call takes more they are small, and do not add up to
+/// what larger ones take.
+const MOST_PICTURES: usize = 64;
+
+/// Encodes the largest pictures and runs the largest step on a CUDA device; `None` on a CPU, where
 /// nobody could tell what they took.
 ///
 /// # Errors
@@ -37,9 +42,10 @@ pub(crate) fn profile(
     let input = processor
         .image(&blank(footprint.largest_picture())?)
         .context("the largest picture cannot be prepared")?;
+    let images = vec![&input; pictures(model, &input)];
     let features = model
-        .encode(&[&input])
-        .context("there is no room to encode the largest picture")?;
+        .encode(&images)
+        .context("there is no room to encode the largest pictures")?;
     let encoder = seen(watch);
 
     let blocks = bound.tokens.div_ceil(BLOCK_TOKENS);
@@ -59,9 +65,19 @@ pub(crate) fn profile(
     tracing::info!(
         step,
         encoder,
-        "bytes that the largest step and the largest picture took"
+        "bytes that the largest step and the largest pictures took"
     );
     Ok(Some(Profile { step, encoder }))
+}
+
+/// How many pictures like `input` the engine has encoded in one call. Those that are looked at by
+/// cross-attention are encoded one after the other, into a store that has room of its own.
+fn pictures(model: &dyn Model, input: &ImageInput) -> usize {
+    if model.spec().cross_feature_bytes > 0 {
+        return 1;
+    }
+    let call = EngineConfig::ENCODER_CALL_PIXELS / input.area().max(1);
+    call.clamp(1, MOST_PICTURES)
 }
 
 /// Begins to watch a CUDA device. A driver that does not tell of its memory is no reason not to
