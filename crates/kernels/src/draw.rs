@@ -5,7 +5,7 @@
 //!
 //! What is drawn depends on the logits, the [`Terms`] and the number alone: the same on the CPU and
 //! on a card, to the last bit, however many threads take part. That is by construction. Weights are
-//! whole numbers ([`weight`]), so that their sums are exact and the order of adding does not show;
+//! whole numbers (`weight`), so that their sums are exact and the order of adding does not show;
 //! the exponential behind them is made of single IEEE operations, which round alike on every
 //! device; and tokens have one order: greater logits first, equal ones by id, zeros of either sign
 //! equal.
