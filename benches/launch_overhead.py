@@ -6,7 +6,7 @@
 A card waits while the host prepares what it launches, so a step never takes less than that. BINARY
 was built with `--features cuda`, FAKE is what tests/fake_cuda/build.sh made for it: with
 FAKE_CUDA_IDLE its launches return at once, and all that is measured is vlmd, candle and cudarc. A
-real driver's own time for each launch, about two microseconds, comes on top.
+real driver's own time for each launch comes on top, and is not known here.
 
 The model has as many layers as Phi-3.5-vision (32, repeated from a golden checkpoint) and small ones:
 their size is the card's business. Printed per number of sequences side by side: the launches of a

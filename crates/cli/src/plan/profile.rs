@@ -47,11 +47,13 @@ pub(crate) fn profile(
         .encode(&images)
         .context("there is no room to encode the largest pictures")?;
     let encoder = seen(watch);
+    // The others' features would only take room from the step.
+    let shown = features.into_iter().next();
 
     let blocks = bound.tokens.div_ceil(BLOCK_TOKENS);
     let cache = KvCache::new(model.spec(), blocks, kv_dtype, model.device())
         .context("there is no room for the keys and values of one step")?;
-    let step = step(model, bound, blocks, &features, input.features)?;
+    let step = step(model, bound, blocks, shown, input.features)?;
     let Some(watch) = begin(model.device()) else {
         return Ok(None);
     };
@@ -114,7 +116,7 @@ fn step(
     model: &dyn Model,
     bound: &StepBound,
     blocks: usize,
-    features: &[Tensor],
+    shown: Option<Tensor>,
     visible: usize,
 ) -> Result<Step> {
     let tokens = u32::try_from(bound.tokens)?;
@@ -128,7 +130,7 @@ fn step(
     let cross = if model.spec().cross_feature_bytes == 0 {
         Vec::new()
     } else {
-        let image = features.first().map(|kept| (kept.clone(), visible));
+        let image = shown.map(|kept| (kept, visible));
         let images = image.into_iter().cycle().take(bound.pictures).collect();
         vec![CrossRows {
             rows: 0..tokens as usize,
